@@ -1,0 +1,8 @@
+"""Zero-shot OOD detection at test time in PyTorch Lightning: ANTS (CVPR 2026)."""
+
+from ants_lightning.memory import NegativeMemory
+from ants_lightning.module import ANTS
+from ants_lightning.report import Report
+
+__version__ = "0.1.0"
+__all__ = ["ANTS", "NegativeMemory", "Report"]

@@ -1,0 +1,38 @@
+"""The command `ants-lightning`: LightningCLI over `ANTS` and any data module."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import lightning as L
+from lightning.pytorch.cli import LightningCLI
+from rich.logging import RichHandler
+
+from ants_lightning.module import ANTS
+from ants_lightning.report import Report, StreamProgressBar
+
+
+class ANTSCommand(LightningCLI):
+    """`test` and `predict`: nothing is trained here."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's own, less those that train."""
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name in ("test", "predict")}
+
+
+def main(args: Sequence[str] | None = None) -> ANTSCommand:
+    """Run the command line, `sys.argv` unless `args` are given."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    logging.getLogger("ants_lightning").setLevel(logging.INFO)
+    return ANTSCommand(
+        ANTS,
+        L.LightningDataModule,
+        subclass_mode_data=True,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [Report(), StreamProgressBar()]},
+        seed_everything_default=0,
+        args=list(sys.argv[1:] if args is None else args),
+    )

@@ -1,0 +1,45 @@
+"""`RawImages`: images of a stream for the MLLM, from the data set where it can, else from the batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+
+class RawImages:
+    """PIL images by their place in the stream.
+
+    A data set with `raw_image(index)` gives them back at full resolution; for any other the candidates of each batch are
+    de-normalised and kept, the newest `capacity` of them.
+
+    Args:
+        dataset: of the stream.
+        preprocess: the model's transform, whose `Normalize` is undone.
+        capacity: images kept of a data set that gives none back.
+    """
+
+    def __init__(self, dataset: Any, preprocess: Any, capacity: int) -> None:
+        self._dataset = dataset if hasattr(dataset, "raw_image") else None
+        norm = next(t for t in preprocess.transforms if hasattr(t, "mean") and hasattr(t, "std"))
+        self._mean, self._std = (torch.tensor(x).view(-1, 1, 1) for x in (norm.mean, norm.std))
+        self._capacity = capacity
+        self._kept: dict[int, Tensor] = {}
+
+    def keep(self, images: Tensor, index: Tensor, wanted: Tensor) -> None:
+        """Keep the `wanted` (n,) of a batch of normalised images (n, 3, h, w), where the data set gives none back."""
+        if self._dataset is not None:
+            return
+        pixels = images[wanted].float().cpu() * self._std + self._mean
+        self._kept.update(zip(index[wanted].tolist(), (pixels.clamp(0, 1) * 255).round().to(torch.uint8), strict=True))
+        for old in list(self._kept)[: max(0, len(self._kept) - self._capacity)]:
+            del self._kept[old]
+
+    def __getitem__(self, index: int) -> Image:
+        """The image at this place; raises KeyError if it was not kept, OSError if it cannot be read."""
+        if self._dataset is not None:
+            return self._dataset.raw_image(index)
+        return to_pil_image(self._kept[index])

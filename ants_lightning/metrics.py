@@ -1,0 +1,106 @@
+"""`OODMetrics`: exact AUROC, both AUPRs and both FPR95 of several OOD scores over one stream, and its ID accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    binary_average_precision,
+    binary_sensitivity_at_specificity,
+    binary_specificity_at_sensitivity,
+)
+from torchmetrics.utilities import dim_zero_cat
+
+
+def detection_metrics(scores: Tensor, is_ood: Tensor) -> dict[str, float]:
+    """How well a score tells OOD from ID.
+
+    Args:
+        scores: OOD scores, `(n,)`, larger = more OOD, any range.
+        is_ood: `(n,)`, bool.
+
+    Returns:
+        Fractions: `auroc`; `fpr95`, the share of OOD accepted at the threshold that accepts 95 % of ID (MCM, NegLabel);
+        `fpr95_openood`, the share of ID rejected at the threshold that rejects 95 % of OOD (OpenOOD, and so the published
+        ANTS table); `aupr_in` and `aupr_out`, average precision (the step sum) with ID or OOD as the positive class.
+
+    Raises:
+        ValueError: NaN among the scores, or only one class.
+    """
+    if scores.isnan().any():
+        raise ValueError(f"{int(scores.isnan().sum())} of {len(scores)} scores are NaN")
+    n_ood = int(is_ood.sum())
+    if n_ood in (0, len(is_ood)):
+        raise ValueError(f"both ID and OOD images are needed, got {len(is_ood) - n_ood} ID and {n_ood} OOD")
+    # torchmetrics would put scores outside [0, 1] through a sigmoid, and 1 - o rounds: ranks in double do neither.
+    rank = scores.unique(return_inverse=True)[1].double()
+    rank, target = rank / rank.max().clamp(min=1), is_ood.long()
+    return {
+        "auroc": binary_auroc(rank, target).item(),
+        "fpr95": 1 - binary_sensitivity_at_specificity(rank, target, min_specificity=0.95)[0].item(),
+        "fpr95_openood": 1 - binary_specificity_at_sensitivity(rank, target, min_sensitivity=0.95)[0].item(),
+        "aupr_in": binary_average_precision(1 - rank, 1 - target).item(),
+        "aupr_out": binary_average_precision(rank, target).item(),
+    }
+
+
+class OODMetrics(Metric):
+    """Accumulates the OOD scores of one stream; exact (nothing is binned), over any number of ranks.
+
+    Args:
+        names: the scores, in the order of the columns given to `update`.
+    """
+
+    full_state_update = False
+    scores: list[Tensor] | Tensor
+    is_ood: list[Tensor] | Tensor
+    id_correct: Tensor
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.add_state("scores", [], dist_reduce_fx="cat")
+        self.add_state("is_ood", [], dist_reduce_fx="cat")
+        self.add_state("id_correct", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, label: Tensor, prediction: Tensor) -> None:
+        """Take a batch.
+
+        Args:
+            scores: OOD scores `(n, len(names))`.
+            label: ID labels `(n,)`, negative = OOD.
+            prediction: predicted ID labels `(n,)`.
+
+        Raises:
+            ValueError: the shapes do not fit.
+        """
+        if scores.shape != (len(label), len(self.names)) or prediction.shape != label.shape:
+            shapes = [tuple(x.shape) for x in (scores, label, prediction)]
+            raise ValueError(f"scores (n, {len(self.names)}), label (n,) and prediction (n,) needed, got {shapes}")
+        assert isinstance(self.scores, list) and isinstance(self.is_ood, list)  # noqa: S101 - until synced
+        self.scores.append(scores.float())
+        self.is_ood.append(label < 0)
+        self.id_correct = self.id_correct + (prediction == label).sum()  # an OOD label is no class: never equal
+
+    def counts(self) -> tuple[int, int]:
+        """Number of ID and of OOD images on this rank."""
+        is_ood = dim_zero_cat(self.is_ood)
+        return int((~is_ood).sum()), int(is_ood.sum())
+
+    def compute(self) -> dict[str, float | int | dict[str, dict[str, float]]]:
+        """`n_id`, `n_ood`, `id_accuracy`, and `scores`: `detection_metrics` by name.
+
+        Raises:
+            ValueError: NaN among the scores, or a stream of one class.
+        """
+        if not len(self.is_ood):
+            raise ValueError("the stream was empty")
+        scores, is_ood = dim_zero_cat(self.scores), dim_zero_cat(self.is_ood)
+        n_ood = int(is_ood.sum())
+        n_id = len(is_ood) - n_ood
+        by_name = {name: detection_metrics(scores[:, i], is_ood) for i, name in enumerate(self.names)}
+        return {"n_id": n_id, "n_ood": n_ood, "id_accuracy": self.id_correct.item() / n_id, "scores": by_name}

@@ -1,0 +1,115 @@
+"""What ANTS mines: negative labels, negative images and similar classes. Pure functions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ants_lightning.scoring import check_features
+
+_CHUNK = 8_000_000  # cosines at a time; torch.quantile takes at most 16 million
+
+
+def mine_negative_labels(candidate_text: Tensor, id_text: Tensor, keep: int | float, percentile: float = 0.95) -> Tensor:
+    """The candidates that are farthest from the ID classes (NegMining of NegLabel, Jiang et al., ICLR 2024, alg. 1).
+
+    A candidate's nearness is the `percentile` over classes of its cosine with the class texts; the lowest are kept.
+
+    Args:
+        candidate_text: `(m, d)`, L2-normalised.
+        id_text: t, `(C, d)`, L2-normalised.
+        keep: how many: a count ≥ 1 (int), or a share in (0, 1] (float); never more than there are.
+        percentile: in [0, 1].
+
+    Returns:
+        Indices of candidates, `(kept,)`, int64, farthest first; ties in the order of the candidates.
+
+    Raises:
+        ValueError: wrong shapes, NaN or Inf, empty input, `keep` or `percentile` out of range.
+    """
+    check_features("id_text", id_text)
+    check_features("candidate_text", candidate_text, id_text.shape[1])
+    if not len(id_text) or not len(candidate_text):
+        raise ValueError(f"{len(candidate_text)} candidates and {len(id_text)} ID classes: neither may be empty")
+    if not 0 <= percentile <= 1:
+        raise ValueError(f"percentile must lie in [0, 1], got {percentile}")
+    count = count_of(keep, len(candidate_text))
+    rows = max(1, _CHUNK // len(id_text))
+    nearness = torch.cat(
+        [(part.float() @ id_text.float().T).quantile(percentile, dim=1) for part in candidate_text.split(rows)]
+    )
+    return nearness.sort(stable=True).indices[:count]
+
+
+def count_of(keep: int | float, total: int) -> int:
+    """A count (int ≥ 1) or a share (float in (0, 1]) of `total`, rounded up, as a count."""
+    if isinstance(keep, bool) or not (keep >= 1 if isinstance(keep, int) else 0 < keep <= 1):
+        raise ValueError(f"keep must be a count of at least 1 or a share in (0, 1], got {keep!r}")
+    return min(total, keep if isinstance(keep, int) else math.ceil(keep * total))
+
+
+def mine_negative_images(id_scores: Tensor, gamma: float, eta: float) -> tuple[Tensor, float]:
+    """The images of the history that look OOD (ANTS eq. 5 and 6).
+
+    Candidates have S < γ; the negative images are the lowest η of them; γ* is the largest S among those.
+
+    Args:
+        id_scores: S_nl of the history, `(n,)` in [0, 1], larger = more ID.
+        gamma: γ in [0, 1].
+        eta: η in (0, 1], the share of the candidates, rounded up.
+
+    Returns:
+        Indices of the negative images, `(k,)`, int64, lowest S first (ties: earliest first), and γ*; with no candidate
+        the indices are empty and γ* is γ.
+
+    Raises:
+        ValueError: `id_scores` not a vector in [0, 1] (NaN too), γ or η out of range.
+
+    Example:
+        >>> mine_negative_images(torch.tensor([0.5, 0.99, 0.1, 0.8, 0.3]), gamma=0.75, eta=0.5)
+        (tensor([2, 4]), 0.30000001192092896)
+    """
+    if id_scores.ndim != 1:
+        raise ValueError(f"id_scores must have shape (n,), got {tuple(id_scores.shape)}")
+    bad = ~((id_scores >= 0) & (id_scores <= 1))
+    if bad.any():
+        raise ValueError(f"id_scores must lie in [0, 1], got {id_scores[bad][0].item()}")
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
+    if not 0 < eta <= 1:
+        raise ValueError(f"eta must lie in (0, 1], got {eta}")
+    count = math.ceil(eta * int((id_scores < gamma).sum()))
+    if not count:
+        return torch.empty(0, dtype=torch.long, device=id_scores.device), gamma
+    values, indices = id_scores.sort(stable=True)
+    return indices[:count], values[count - 1].item()
+
+
+def similar_classes(mean_image_feature: Tensor, id_text: Tensor, ratio: float) -> Tensor:
+    """The ID classes closest to the stream (ANTS eq. 10): V', the ⌈δC⌉ of largest mean cosine with the images seen.
+
+    Args:
+        mean_image_feature: mean of the image features seen, `(d,)`, not normalised again.
+        id_text: t, `(C, d)`, L2-normalised.
+        ratio: δ in (0, 1].
+
+    Returns:
+        Class indices, `(⌈δC⌉,)`, int64, closest first.
+
+    Raises:
+        ValueError: wrong shapes, NaN or Inf, no classes, or δ out of range.
+
+    Example:
+        >>> similar_classes(torch.tensor([0.1, 0.7, 0.3]), torch.eye(3), ratio=0.5)
+        tensor([1, 2])
+    """
+    check_features("id_text", id_text)
+    check_features("mean_image_feature", mean_image_feature[None], id_text.shape[1])
+    if not len(id_text):
+        raise ValueError("id_text is empty: no ID classes")
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
+    near = id_text.float() @ mean_image_feature.float()
+    return near.sort(descending=True, stable=True).indices[: math.ceil(ratio * len(id_text))]

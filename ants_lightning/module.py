@@ -1,0 +1,251 @@
+"""`ANTS`: the LightningModule that scores a stream against the ID and the negative text spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ants_lightning.data.batches import stream_names, unpack_batch
+from ants_lightning.metrics import OODMetrics
+from ants_lightning.mining import count_of, mine_negative_labels
+from ants_lightning.scoring import check_features, margins, mcm_from_logits
+from ants_lightning.text_space import TextEncoder, TextSpace
+
+SCORES = ("mcm", "neglabel", "ens", "vsnl", "ants")
+
+
+class ANTS(L.LightningModule):
+    """Zero-shot OOD detection with CLIP and negative texts (ANTS, CVPR 2026, arXiv 2509.03951).
+
+    Computes every score of the table in one pass. By itself it is a plain MCM / NegLabel evaluator; the callback
+    `NegativeMemory` adapts its spaces to the stream.
+
+    Args:
+        model: an open_clip model name, or `local-dir:<folder>` or `hf-hub:<repo>`.
+        pretrained: open_clip's tag for the weights, or a file; None: random weights (not used with a schema).
+        class_names: ID class names; None: the data module's `class_names`.
+        nouns: candidates for negative labels, or a text file with one a line.
+        adjectives: likewise.
+        keep: which share of the nouns and of the adjectives (float), or how many of each (int), become N_nl.
+        percentile: of NegMining.
+        id_prompt: the text of an ID class; `{}` is its name. VSNL labels use it too.
+        noun_prompt: the text of a negative noun.
+        adjective_prompt: the text of a negative adjective.
+        sentence_prompt: the text of an ENS sentence.
+        temperature: τ of all scores but MCM.
+        mcm_temperature: τ of MCM, on cosines.
+        num_groups: G of the NegLabel and ENS spaces.
+        vsnl_groups: G of the VSNL space (some hundred labels: one group).
+        text_batch_size: texts per forward of the text tower.
+
+    Raises:
+        ValueError: a prompt without `{}`, a τ or G out of range (here); no, empty or repeated class names (at set-up).
+    """
+
+    def __init__(
+        self,
+        model: str = "ViT-B-16-quickgelu",
+        pretrained: str | None = "openai",
+        class_names: list[str] | None = None,
+        nouns: list[str] | str = (),  # type: ignore[assignment]
+        adjectives: list[str] | str = (),  # type: ignore[assignment]
+        keep: int | float = 0.15,
+        percentile: float = 0.95,
+        id_prompt: str = "The nice {}.",
+        noun_prompt: str = "The nice {}.",
+        adjective_prompt: str = "This is a {} photo.",
+        sentence_prompt: str = "{}",
+        temperature: float = 0.01,
+        mcm_temperature: float = 1.0,
+        num_groups: int = 100,
+        vsnl_groups: int = 1,
+        text_batch_size: int = 256,
+    ) -> None:
+        super().__init__()
+        for name, prompt in (("id", id_prompt), ("noun", noun_prompt), ("adjective", adjective_prompt), ("sentence", sentence_prompt)):  # fmt: skip
+            if prompt.count("{}") != 1:
+                raise ValueError(f"{name}_prompt must hold one {{}}, got {prompt!r}")
+        for name, value in (("temperature", temperature), ("mcm_temperature", mcm_temperature)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if num_groups < 1 or vsnl_groups < 1:
+            raise ValueError(f"num_groups and vsnl_groups must be at least 1, got {num_groups} and {vsnl_groups}")
+        count_of(keep, 1)
+        if class_names is not None:
+            class_names = _checked_class_names(class_names)
+        self.save_hyperparameters()
+        self.clip, _, self.preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained)
+        self.clip.requires_grad_(False).eval()
+        self.encoder = TextEncoder(self.clip, open_clip.get_tokenizer(model), text_batch_size)
+        self.class_names: list[str] = []
+        dim = self.encoder(["a"]).shape[1]
+        self.id_text: Tensor
+        self.register_buffer("id_text", torch.empty(0, dim), persistent=False)
+        self.neglabel = TextSpace(dim, num_groups)
+        self.ens = TextSpace(dim, num_groups)
+        self.vsnl = TextSpace(dim, vsnl_groups)
+        self.weight = 0.5  # λ
+        self.metrics = nn.ModuleDict()
+        self.groups: dict[str, str] = {}
+        self.adaptation: dict[str, dict[str, Any]] = {}
+        self.results: dict[str, dict[str, Any]] = {}
+        self.one_class: dict[str, str] = {}
+
+    def setup(self, stage: str) -> None:
+        """Check the names and the words before anything runs."""
+        names = self.hparams.class_names
+        self.class_names = _checked_class_names(
+            getattr(self.trainer.datamodule, "class_names", None) if names is None else names  # type: ignore[attr-defined]
+        )
+        self._nouns, self._adjectives = _words(self.hparams.nouns, "nouns"), _words(self.hparams.adjectives, "adjectives")
+
+    def prepare(self) -> None:
+        """Encode the class names and mine the negative labels, on the module's device; called when a run starts."""
+        h = self.hparams
+        self.id_text = self.encoder([h.id_prompt.format(name) for name in self.class_names])
+        texts = [*self._mine(self._nouns, h.noun_prompt), *self._mine(self._adjectives, h.adjective_prompt)]
+        if texts:
+            self.neglabel.replace(texts, self.encoder(texts))
+        self.reset_spaces()
+
+    def _mine(self, words: list[str], prompt: str) -> list[str]:
+        known = {name.lower() for name in self.class_names}
+        texts = [prompt.format(word) for word in dict.fromkeys(words) if word.lower() not in known]
+        if not texts:
+            return []
+        chosen = mine_negative_labels(self.encoder(texts), self.id_text, self.hparams.keep, self.hparams.percentile)
+        return [texts[i] for i in chosen.tolist()]
+
+    def on_test_start(self) -> None:
+        """Make the spaces, and one metric a test dataloader."""
+        self.prepare()
+        self.groups = stream_names(self.trainer)
+        scores = SCORES if len(self.neglabel) else SCORES[:1]
+        self.metrics = nn.ModuleDict({f"stream_{i}": OODMetrics(scores) for i in range(len(self.groups))})
+        self.metrics.to(self.device)
+        self.adaptation, self.results, self.one_class = {}, {}, {}
+
+    def on_predict_start(self) -> None:
+        """Make the spaces."""
+        self.prepare()
+
+    def reset_spaces(self) -> None:
+        """Forget what the stream taught: empty ENS and VSNL spaces, λ = 0.5."""
+        for space in (self.ens, self.vsnl):
+            space.replace([], space.features[:0])
+        self.weight = 0.5
+        self.spaces_changed()
+
+    def spaces_changed(self) -> None:
+        """Stack all texts for the one matmul of a step; to be called after any change of a space."""
+        spaces = (self.neglabel, self.ens, self.vsnl)
+        self._stacked = torch.cat([self.id_text.to(self.device), *(space.grouped().to(self.device) for space in spaces)])
+        self._sizes = [len(self.id_text), *map(len, spaces)]
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        """Score images.
+
+        Args:
+            images: preprocessed, `(n, 3, h, w)`.
+
+        Returns:
+            `features` `(n, d)` L2-normalised float32; `prediction` `(n,)` ID labels; `id_score` S_nl `(n,)` (absent
+            without negative labels); `scores`, OOD scores `(n,)` by name, larger = more OOD.
+
+        Raises:
+            ValueError: NaN or Inf features.
+        """
+        with torch.no_grad():
+            features = F.normalize(self.clip.encode_image(images).float(), dim=1)
+        check_features("image_features", features)
+        return {"features": features, **self.score(features)}
+
+    def score(self, features: Tensor) -> dict[str, Any]:
+        """`forward` from features `(n, d)` on: one matmul against all spaces."""
+        with torch.autocast(features.device.type, enabled=False):
+            cosines = features @ self._stacked.T
+            id_cos, *negatives = cosines.split(self._sizes, dim=1)
+            tau = self.hparams.temperature
+            scores = {"mcm": mcm_from_logits(id_cos / self.hparams.mcm_temperature)}
+            out = {"prediction": id_cos.argmax(1), "scores": scores}
+            if not len(self.neglabel):
+                return out
+            odds = margins(id_cos / tau, negatives[0] / tau, self.neglabel.num_groups)
+            out["id_score"] = (-odds).sigmoid().mean(1)
+            scores["neglabel"] = odds.sigmoid().mean(1)
+            for name, space, part in (("ens", self.ens, negatives[1]), ("vsnl", self.vsnl, negatives[2])):
+                fallback = scores["neglabel"]
+                scores[name] = margins(id_cos / tau, part / tau, space.num_groups).sigmoid().mean(1) if len(space) else fallback
+            # Before the first label there is no near-OOD score to weigh: `ants` is `neglabel` (DESIGN, VSNL).
+            scores["ants"] = self.weight * scores["ens"] + (1 - self.weight) * scores["vsnl"]
+        return out
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Score a batch; the outputs are what `NegativeMemory` and the metrics take."""
+        image, label, index = unpack_batch(batch)
+        if label is None:
+            raise ValueError("a test batch needs labels (negative = OOD); for unlabelled images use trainer.predict")
+        if len(label) and int(label.max()) >= len(self.class_names):
+            raise ValueError(f"label {int(label.max())} with {len(self.class_names)} class names")
+        return {**self(image), "label": label, "index": index}
+
+    def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Update the stream's metrics: after the callbacks, so that `score_after_refresh` can score once more."""
+        stacked = torch.stack(list(outputs["scores"].values()), 1)
+        self.metrics[f"stream_{dataloader_idx}"].update(stacked, outputs["label"], outputs["prediction"])
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """`forward` of a batch, with `class_name`s and the `index` where the batch has one; labels are not needed."""
+        image, _, index = unpack_batch(batch)
+        out = self(image)
+        return {**out, "class_name": [self.class_names[i] for i in out["prediction"].tolist()], "index": index}
+
+    def on_test_epoch_end(self) -> None:
+        """Compute and log `test/<group>/<stream>/<score>/<metric>`, λ and the like."""
+        for (stream, group), metric in zip(self.groups.items(), self.metrics.values(), strict=True):
+            try:
+                computed = metric.compute()  # type: ignore[operator]
+            except ValueError as error:
+                self.one_class[stream] = str(error)
+                continue
+            result = self.results[stream] = {"group": group, **computed, **self.adaptation.get(stream, {})}
+            flat = {f"{score}/{name}": v for score, values in result["scores"].items() for name, v in values.items()}
+            flat |= {k: v for k, v in result.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+            for key, value in flat.items():
+                self.log(f"test/{group}/{stream}/{key}", float(value), add_dataloader_idx=False, rank_zero_only=True)
+
+    def on_test_end(self) -> None:
+        """Only now, with the good streams reported, refuse those that could not be measured."""
+        if self.one_class:
+            raise ValueError("; ".join(f"stream {name!r}: {why}" for name, why in self.one_class.items()))
+
+    def configure_optimizers(self) -> None:
+        """Nothing is trained."""
+
+
+def _checked_class_names(names: Sequence[str] | None) -> list[str]:
+    if not names:
+        raise ValueError("no class names: give ANTS(class_names=[…]) or a data module with a `class_names` attribute")
+    blank = [i for i, name in enumerate(names) if not isinstance(name, str) or not name.strip()]
+    if blank:
+        raise ValueError(f"class name {blank[0]} is empty or no string: {names[blank[0]]!r}")
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValueError(f"class names given twice: {twice}")
+    return list(names)
+
+
+def _words(words: Sequence[str] | str, name: str) -> list[str]:
+    if not isinstance(words, str):
+        return list(words)
+    path = Path(words)
+    if not path.is_file():
+        raise ValueError(f"{name}: no such file: {words!r} (one word a line, UTF-8)")
+    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]

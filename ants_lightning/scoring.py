@@ -1,0 +1,183 @@
+"""The scores and the weight of ANTS: pure functions of L2-normalised features.
+
+Every score is an *OOD score* in [0, 1], larger = more OOD. Sums run in float32 and in log space: `1 - S` in float32 would
+round everything above 0.9999999 to the same number.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_features(name: str, x: Tensor, dim: int | None = None) -> None:
+    """Refuse anything but finite features `(n, d)`.
+
+    Args:
+        name: what to call the tensor in the error.
+        x: features.
+        dim: d, where it is known.
+
+    Raises:
+        ValueError: not two-dimensional, another width than `dim`, or NaN or Inf in it (the row is named).
+    """
+    if x.ndim != 2:
+        raise ValueError(f"{name} must have shape (n, d), got {tuple(x.shape)}")
+    if dim is not None and x.shape[1] != dim:
+        raise ValueError(f"{name} has {x.shape[1]} dimensions where {dim} were expected")
+    finite = torch.isfinite(x).all(1)
+    if not finite.all():
+        raise ValueError(f"{name} has NaN or Inf in row {int((~finite).nonzero()[0])} of {len(x)}")
+
+
+def group_order(n: int, num_groups: int) -> Tensor:
+    """The order in which n negatives are cut into groups: NegLabel's random assignment, from a fixed seed.
+
+    Args:
+        n: number of negatives.
+        num_groups: G; the first `n % G` groups are one longer than the others. With G > n there are n groups.
+
+    Returns:
+        Permutation `(n,)`, int64. Consecutive runs of it are the groups.
+    """
+    if num_groups < 1:
+        raise ValueError(f"num_groups must be at least 1, got {num_groups}")
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
+
+
+def grouped_logsumexp(logits: Tensor, num_groups: int) -> Tensor:
+    """Log-sum-exp over each group of columns.
+
+    Args:
+        logits: `(n, m)`, columns in `group_order`.
+        num_groups: G, at most m groups are made.
+
+    Returns:
+        `(n, min(G, m))`, float32.
+    """
+    logits = logits.float()
+    n, m = logits.shape
+    groups = min(num_groups, m)
+    size, longer = divmod(m, groups)
+    head, tail = logits.split([longer * (size + 1), m - longer * (size + 1)], dim=1)
+    parts = [head.reshape(n, longer, size + 1)] if longer else []
+    parts.append(tail.reshape(n, groups - longer, size))
+    return torch.cat([part.logsumexp(2) for part in parts], dim=1)
+
+
+def margins(id_logits: Tensor, negative_logits: Tensor, num_groups: int) -> Tensor:
+    """`lse(N_g) - lse(ID)` for every group: the log odds of "negative" against "ID".
+
+    Args:
+        id_logits: cosines over temperature with the ID texts, `(n, C)`.
+        negative_logits: the same with the negatives, `(n, m)`, columns in `group_order`.
+        num_groups: G.
+
+    Returns:
+        `(n, groups)`, float32. `sigmoid(margins).mean(1)` is the OOD score o, `sigmoid(-margins).mean(1)` the ID score S;
+        each is exact where the other one rounds to 1.
+    """
+    return grouped_logsumexp(negative_logits, num_groups) - id_logits.float().logsumexp(1, keepdim=True)
+
+
+def ood_score(
+    image_features: Tensor, id_text: Tensor, negative_text: Tensor, temperature: float = 0.01, num_groups: int = 1
+) -> Tensor:
+    """OOD score against a negative space (NegLabel, Jiang et al., ICLR 2024, eq. 5 with grouping; ANTS eq. 8 and 12).
+
+    `o(v) = mean_g sigmoid( lse_{n in N_g}(v·n/τ) - lse_c(v·t_c/τ) )`, which is `1 - S(v)`.
+
+    Args:
+        image_features: v, `(n, d)`, L2-normalised.
+        id_text: t, `(C, d)`, L2-normalised.
+        negative_text: N, `(m, d)`, L2-normalised.
+        temperature: τ > 0.
+        num_groups: G ≥ 1, see `group_order`.
+
+    Returns:
+        `(n,)` in [0, 1], float32, larger = more OOD.
+
+    Raises:
+        ValueError: wrong shapes, NaN or Inf, no texts, or τ not positive.
+
+    Example:
+        >>> eye = torch.eye(3)
+        >>> ood_score(eye, eye[:1], eye[1:2], temperature=1.0).round(decimals=3)
+        tensor([0.2690, 0.7310, 0.5000])
+    """
+    _check(image_features, id_text, temperature)
+    check_features("negative_text", negative_text, id_text.shape[1])
+    if not len(negative_text):
+        raise ValueError("negative_text is empty")
+    with torch.autocast(image_features.device.type, enabled=False):
+        v = image_features.float() / temperature
+        negatives = negative_text.float()[group_order(len(negative_text), num_groups).to(negative_text.device)]
+        return margins(v @ id_text.float().T, v @ negatives.T, num_groups).sigmoid().mean(1)
+
+
+def mcm_score(image_features: Tensor, id_text: Tensor, temperature: float = 1.0) -> Tensor:
+    """Maximum concept matching (Ming et al., NeurIPS 2022): `o(v) = 1 - max_c softmax(v·t/τ)_c`.
+
+    Args:
+        image_features: v, `(n, d)`, L2-normalised.
+        id_text: t, `(C, d)`, L2-normalised.
+        temperature: τ > 0, on cosines.
+
+    Returns:
+        `(n,)` in [0, 1 - 1/C], float32, larger = more OOD.
+
+    Raises:
+        ValueError: wrong shapes, NaN or Inf, no texts, or τ not positive.
+
+    Example:
+        >>> mcm_score(torch.eye(2)[:1], torch.eye(2)).round(decimals=3)
+        tensor([0.2690])
+    """
+    _check(image_features, id_text, temperature)
+    with torch.autocast(image_features.device.type, enabled=False):
+        return mcm_from_logits(image_features.float() @ id_text.float().T / temperature)
+
+
+def mcm_from_logits(id_logits: Tensor) -> Tensor:
+    """`1 - max softmax` of `(n, C)` logits, as `-expm1(max - lse)`: no rounding to 0 for confident images."""
+    return -torch.expm1(id_logits.max(1).values - id_logits.logsumexp(1))
+
+
+def adaptive_weight(ood_ens: Tensor, ood_vsnl: Tensor) -> float:
+    """The weight λ of the ENS score (ANTS eq. 14), from the scores of the negative images.
+
+    `F(a, b) = (1-a) / ((1-a) + (1-b))` of the mean ID scores a, b; in OOD scores `λ = ō_ens / (ō_ens + ō_vsnl)`.
+
+    Args:
+        ood_ens: o_ens of the negative images, `(n,)` in [0, 1].
+        ood_vsnl: o_vsnl of the same images, `(n,)`.
+
+    Returns:
+        λ in [0, 1]; 0.5 where there are no images, or where both means are 0.
+
+    Raises:
+        ValueError: different shapes, or scores outside [0, 1] (NaN too).
+
+    Example:
+        >>> adaptive_weight(torch.tensor([0.9, 0.9]), torch.tensor([0.2, 0.4]))
+        0.75
+    """
+    if ood_ens.shape != ood_vsnl.shape or ood_ens.ndim != 1:
+        raise ValueError(f"two vectors of one length needed, got {tuple(ood_ens.shape)} and {tuple(ood_vsnl.shape)}")
+    for name, scores in (("ood_ens", ood_ens), ("ood_vsnl", ood_vsnl)):
+        bad = ~((scores >= 0) & (scores <= 1))
+        if bad.any():
+            raise ValueError(f"{name} must lie in [0, 1], got {scores[bad][0].item()}")
+    if not len(ood_ens):
+        return 0.5
+    a, b = ood_ens.double().mean().item(), ood_vsnl.double().mean().item()
+    return round(a / (a + b), 12) if a + b > 0 else 0.5
+
+
+def _check(image_features: Tensor, id_text: Tensor, temperature: float) -> None:
+    check_features("id_text", id_text)
+    check_features("image_features", image_features, id_text.shape[1])
+    if not len(id_text):
+        raise ValueError("id_text is empty: no ID classes")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")

@@ -1,0 +1,107 @@
+"""Text spaces: labels with their features, in groups; and the encoder that makes features of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ants_lightning.scoring import group_order
+
+
+class TextEncoder:
+    """Encodes texts in batches with an open_clip model and its tokenizer; each distinct text once in its life.
+
+    Args:
+        clip: an open_clip model (held by reference, not as a submodule).
+        tokenizer: open_clip's tokenizer for it.
+        batch_size: texts per forward.
+        cache_size: how many features of past texts to keep; the oldest go first.
+    """
+
+    def __init__(
+        self, clip: nn.Module, tokenizer: Callable[[list[str]], Tensor], batch_size: int = 256, cache_size: int = 50_000
+    ) -> None:
+        self.clip, self.tokenizer, self.batch_size, self.cache_size = clip, tokenizer, batch_size, cache_size
+        self._cache: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Features of texts, `(n, d)`, L2-normalised, float32, on the model's device.
+
+        Raises:
+            ValueError: no texts, or a text that encodes to zero or NaN (it is named).
+        """
+        if not texts:
+            raise ValueError("no texts to encode")
+        new = [text for text in dict.fromkeys(texts) if text not in self._cache]
+        device = next(self.clip.parameters()).device
+        for i in range(0, len(new), self.batch_size):
+            part = new[i : i + self.batch_size]
+            features = self.clip.encode_text(self.tokenizer(part).to(device)).float()
+            norms = features.norm(dim=1)
+            good = norms.isfinite() & (norms > 0)
+            if not good.all():
+                raise ValueError(f"the text {part[int((~good).nonzero()[0])]!r} has no direction: it encodes to 0 or NaN")
+            self._cache.update(zip(part, F.normalize(features, dim=1), strict=True))
+        found = torch.stack([self._cache[text] for text in texts]).to(device)
+        for text in list(self._cache)[: max(0, len(self._cache) - self.cache_size)]:
+            del self._cache[text]
+        return found
+
+
+class TextSpace(nn.Module):
+    """A negative space: texts, oldest first, with features, cut into groups once per change.
+
+    Args:
+        dim: d of the features.
+        num_groups: G of the score (DESIGN, "Score against a negative space").
+        capacity: how many texts it holds; of more the **newest** stay.
+    """
+
+    features: Tensor
+
+    def __init__(self, dim: int, num_groups: int = 1, capacity: int | None = None) -> None:
+        super().__init__()
+        if capacity is not None and capacity < 1:
+            raise ValueError(f"the capacity of a text space must be at least 1, got {capacity}")
+        self.num_groups, self.capacity = num_groups, capacity
+        self.labels: list[str] = []
+        self.register_buffer("features", torch.empty(0, dim), persistent=False)
+
+    def __len__(self) -> int:
+        """Number of texts."""
+        return len(self.labels)
+
+    def push(self, labels: Sequence[str], features: Tensor) -> int:
+        """Append texts, first in, first out; a text already there becomes the newest and is not doubled.
+
+        Args:
+            labels: n texts.
+            features: `(n, d)`, L2-normalised.
+
+        Returns:
+            How many of the texts were new.
+        """
+        known = set(self.labels)
+        texts = [*self.labels, *labels]
+        stacked = torch.cat([self.features, features.to(self.features)])
+        last = {text: i for i, text in enumerate(texts)}  # the newest place of each text
+        keep = sorted(last.values())[-(self.capacity or len(texts)) :] if texts else []
+        self._set([texts[i] for i in keep], stacked[keep])
+        return len(set(labels) - known)
+
+    def replace(self, labels: Sequence[str], features: Tensor) -> None:
+        """Put these texts in place of all others."""
+        self._set([], self.features[:0])
+        self.push(labels, features)
+
+    def _set(self, labels: list[str], features: Tensor) -> None:
+        # Replaced, never edited in place: under `trainer.test` these are inference tensors.
+        self.labels, self.features = labels, features
+
+    def grouped(self) -> Tensor:
+        """Features `(n, d)` in the order of the groups (`scoring.group_order`)."""
+        return self.features[group_order(len(self), self.num_groups).to(self.features.device)]
