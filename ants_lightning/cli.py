@@ -23,11 +23,11 @@ class ANTSCommand(LightningCLI):
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name in ("test", "predict")}
 
 
-def main(args: Sequence[str] | None = None) -> ANTSCommand:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command line, `sys.argv` unless `args` are given."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
     logging.getLogger("ants_lightning").setLevel(logging.INFO)
-    return ANTSCommand(
+    ANTSCommand(
         ANTS,
         L.LightningDataModule,
         subclass_mode_data=True,

@@ -1,8 +1,8 @@
-"""`Evidence`: what a stream has shown so far, in bounded memory: the negative-image memory bank and running sums."""
+"""`Evidence`: what a stream has shown so far: the negative-image memory bank and running sums."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,81 +10,69 @@ from torch import Tensor
 
 from ants_lightning.mining import mine_negative_images
 
-
-@dataclass
-class Rows:
-    """Images side by side: one row each, in stream order."""
-
-    index: Tensor  # (n,) int64, place in the stream
-    id_score: Tensor  # (n,) S_nl
-    prediction: Tensor  # (n,) int64, ID label
-    owner: Tensor  # (n,) int64, the rank that had the image
-    features: Tensor  # (n, d)
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.index)
-
-    def take(self, rows: Tensor) -> Rows:
-        """Some of the images."""
-        return Rows(**{f.name: getattr(self, f.name)[rows] for f in fields(Rows)})
-
-    @staticmethod
-    def join(parts: list[Rows]) -> Rows:
-        """All images of the parts, sorted by their place in the stream."""
-        joined = Rows(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Rows)))
-        return joined.take(joined.index.argsort(stable=True))
+Rows = dict[str, Tensor]  # columns side by side: one row an image
 
 
-@dataclass
+def join(parts: Sequence[Rows]) -> Rows:
+    """The rows of the parts, one after another."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def take(rows: Rows, which: Tensor) -> Rows:
+    """Some of the rows."""
+    return {name: column[which] for name, column in rows.items()}
+
+
 class Evidence:
-    """The history of one stream. All tensors lie on the CPU; after `gather` they are the same on every rank.
+    """The history of one stream, on the CPU; after a gather it is the same on every rank.
 
-    `history` keeps one float32 an image; everything else is bounded.
+    `history` keeps S_nl of every image (4 bytes each). The bank holds the candidates, S < γ, with these columns:
+    `index`, place in the stream; `id_score`, S_nl; `prediction`, ID label; `owner`, the rank that had the image;
+    `features` (n, d); `position`, place in the history; `described`, whether the MLLM has answered; `prequential`
+    (n, 2), o_ens and o_vsnl from before the image's own sentence, NaN until scored.
 
     Args:
         dim: d of the features.
-        gamma: γ at first: only images with S below it can be negative.
-        eta: η, the share of the candidates that is taken.
-        bank_size: how many candidates are kept with their features; of more, those of lowest S.
+        gamma: γ at first (eq. 5).
+        eta: η (eq. 6).
+        bank_size: of more candidates those of lowest S stay.
     """
 
-    dim: int
-    gamma: float = 0.9
-    eta: float = 0.5
-    bank_size: int = 10_000
-    threshold: float = field(init=False)  # γ*
-    history: Tensor = field(init=False)  # (images seen,) S_nl
-    feature_sum: Tensor = field(init=False)  # (d,) float64
-    bank: Rows = field(init=False)  # the candidates
-    position: Tensor = field(init=False)  # (bank,) their places in the history
-    described: Tensor = field(init=False)  # (bank,) bool: their sentences were asked for
-    prequential: Tensor = field(init=False)  # (bank, 2) o_ens, o_vsnl before their own sentences; NaN until scored
-
-    def __post_init__(self) -> None:
-        self.threshold = self.gamma
-        self.history, self.feature_sum = torch.empty(0), torch.zeros(self.dim, dtype=torch.float64)
-        long = torch.empty(0, dtype=torch.long)
-        self.bank = Rows(long, torch.empty(0), long, long, torch.empty(0, self.dim))
-        self.position, self.described, self.prequential = long, long.bool(), torch.empty(0, 2)
+    def __init__(self, dim: int, gamma: float = 0.9, eta: float = 0.5, bank_size: int = 10_000) -> None:
+        self.gamma, self.eta, self.bank_size = gamma, eta, bank_size
+        self.threshold, self.n_negative = gamma, 0  # γ* and the size of X_neg
+        self.history, self.feature_sum = torch.empty(0), torch.zeros(dim, dtype=torch.float64)
+        self.bank: Rows = {}
 
     def add(self, rows: Rows) -> None:
-        """Take images that follow those seen, in stream order."""
-        start = len(self.history)
-        self.history = torch.cat([self.history, rows.id_score])
-        self.feature_sum = self.feature_sum + rows.features.double().sum(0)
-        new = (rows.id_score < self.gamma).nonzero()[:, 0]
-        joined = Rows(*(torch.cat([getattr(part, f.name) for part in (self.bank, rows.take(new))]) for f in fields(Rows)))
-        lowest = joined.id_score.sort(stable=True).indices[: self.bank_size].sort().values
-        self.bank = joined.take(lowest)
-        self.position = torch.cat([self.position, start + new])[lowest]
-        self.described = torch.cat([self.described, torch.zeros(len(new), dtype=torch.bool)])[lowest]
-        self.prequential = torch.cat([self.prequential, torch.full((len(new), 2), torch.nan)])[lowest]
+        """Take images that follow those seen, in stream order: the first five columns of the bank."""
+        score = rows["id_score"]
+        new = (score < self.gamma).nonzero()[:, 0]
+        more = {
+            **take(rows, new),
+            "position": len(self.history) + new,
+            "described": torch.zeros(len(new), dtype=torch.bool),
+            "prequential": torch.full((len(new), 2), torch.nan),
+        }
+        bank = join([self.bank, more]) if self.bank else more
+        self.bank = take(bank, bank["id_score"].sort(stable=True).indices[: self.bank_size].sort().values)
+        self.history = torch.cat([self.history, score])
+        self.feature_sum = self.feature_sum + rows["features"].double().sum(0)
 
     def mine(self) -> Tensor:
         """Find X_neg and γ* anew in the whole history (eq. 5 and 6); returns rows of the bank, in stream order."""
         found, self.threshold = mine_negative_images(self.history, self.gamma, self.eta)
-        return torch.isin(self.position, found).nonzero()[:, 0]
+        self.n_negative = len(found)
+        return torch.isin(self.bank["position"], found).nonzero()[:, 0] if self.bank else found
+
+    def set_described(self, rows: Tensor) -> None:
+        """Note that the MLLM has answered on these rows of the bank."""
+        self.bank["described"] = self.bank["described"].index_fill(0, rows, True)
+
+    def set_prequential(self, rows: Tensor, scores: Tensor) -> None:
+        """Keep `o_ens, o_vsnl` `(n, 2)` of rows of the bank, unless they have some already."""
+        old = self.bank["prequential"]
+        self.bank["prequential"] = old.index_copy(0, rows, torch.where(old[rows].isnan(), scores, old[rows]))
 
     @property
     def mean_feature(self) -> Tensor:
@@ -93,13 +81,8 @@ class Evidence:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers."""
-        state = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "bank"}
-        return {**state, "bank": {f.name: getattr(self.bank, f.name) for f in fields(Rows)}}
+        return dict(vars(self))
 
-    @classmethod
-    def from_state_dict(cls, state: dict[str, Any]) -> Evidence:
-        """The evidence that `state_dict` described."""
-        evidence = cls(*(state[name] for name in ("dim", "gamma", "eta", "bank_size")))
-        for f in fields(cls):
-            setattr(evidence, f.name, Rows(**state["bank"]) if f.name == "bank" else state[f.name])
-        return evidence
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become what `state_dict` told."""
+        vars(self).update(state)

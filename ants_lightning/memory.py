@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import lightning as L
@@ -10,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ants_lightning.data.batches import stream_names, test_loader, unpack_batch
+from ants_lightning.data.batches import test_loaders, unpack_batch
 from ants_lightning.data.raw import RawImages
-from ants_lightning.evidence import Evidence, Rows
+from ants_lightning.evidence import Evidence, Rows, join, take
 from ants_lightning.mining import similar_classes
 from ants_lightning.mllm.base import MLLM
 from ants_lightning.mllm.guard import Guard
@@ -39,10 +38,10 @@ class NegativeMemory(L.Callback):
         weight: λ from eq. 14 (`paper`) or from scores before an image's own sentence entered (`prequential`).
         score_after_refresh: score the batch of a sync point again after the refresh, as the authors' code does.
         persist: keep what was learnt from one stream to the next.
-        bank_size: candidates kept with features.
+        bank_size: candidates kept with their features.
 
     Raises:
-        ValueError: a setting out of range (it is named).
+        ValueError: a setting out of range (here); no negative labels to start from (at the first batch).
     """
 
     def __init__(
@@ -61,64 +60,58 @@ class NegativeMemory(L.Callback):
         persist: bool = False,
         bank_size: int = 10_000,
     ) -> None:
-        counts = {"refresh_every": refresh_every, "similar": similar, "ens_size": ens_size, "bank_size": bank_size}
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name, share in (("eta", eta), ("delta", delta)):
-            if not 0 < share <= 1:
-                raise ValueError(f"{name} must lie in (0, 1], got {share}")
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
-        for name, choice, choices in (("init", init, ("neglabel", "empty")), ("weight", weight, ("paper", "prequential"))):
-            if choice not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {choice!r}")
-        self.mllm, self.refresh_every, self.min_images = mllm, refresh_every, min_images
-        self.gamma, self.eta, self.delta, self.similar = gamma, eta, delta, similar
-        self.ens_size, self.init, self.weight = ens_size, init, weight
+        if min(refresh_every, similar, ens_size, bank_size) < 1:
+            sizes = f"{refresh_every}, {similar}, {ens_size}, {bank_size}"
+            raise ValueError(f"refresh_every, similar, ens_size and bank_size must be at least 1, got {sizes}")
+        if not (0 <= gamma <= 1 and 0 < eta <= 1 and 0 < delta <= 1):
+            raise ValueError(f"gamma, eta and delta must lie in [0, 1], (0, 1], (0, 1], got {gamma}, {eta}, {delta}")
+        if init not in ("neglabel", "empty") or weight not in ("paper", "prequential"):
+            raise ValueError(f"unknown init or weight: {init!r}, {weight!r}")
+        self.guard = Guard(mllm)
+        self.refresh_every, self.min_images, self.gamma, self.eta = refresh_every, min_images, gamma, eta
+        self.delta, self.similar, self.ens_size, self.init, self.weight = delta, similar, ens_size, init, weight
         self.score_after_refresh, self.persist, self.bank_size = score_after_refresh, persist, bank_size
-        self.evidence: Evidence | None = None
+        self.evidence = Evidence(0, gamma, eta, bank_size)
         self.answers: dict[str, list[str]] = {}  # similar names by class: a class is asked once a stream
         self.sentences: list[str] = []
-        self._restored = False
-        self._guard = Guard(mllm)
+        self._fresh = True  # nothing learnt yet that the next stream may keep
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Load the MLLM, and find how many batches every rank has."""
-        self.mllm.setup(pl_module.device)
-        shared = _gather([int(n) if n != float("inf") else 10**12 for n in trainer.num_test_batches])
+        self.guard.mllm.setup(pl_module.device)
+        shared = _gather([float(n) for n in trainer.num_test_batches])
         self._common_batches = [min(counts) for counts in zip(*shared, strict=True)]
-        self._streams = list(stream_names(trainer))
+        self._streams = test_loaders(trainer)
 
-    def on_test_batch_start(
-        self, trainer: L.Trainer, pl_module: ANTS, batch: Any, batch_idx: int, dataloader_idx: int = 0  # type: ignore[override]
+    def on_test_batch_start(  # type: ignore[override]
+        self, trainer: L.Trainer, pl_module: ANTS, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """At the first batch of a stream, forget the one before."""
         if batch_idx:
             return
         if not len(pl_module.neglabel):
             raise ValueError("NegativeMemory needs negative labels to start from: give ANTS nouns or adjectives")
-        if self.evidence is None or not (self.persist or self._restored):
+        if self._fresh or not self.persist:
             self.evidence = Evidence(pl_module.id_text.shape[1], self.gamma, self.eta, self.bank_size)
-            self.answers, self.sentences = {}, []
-            pl_module.reset_spaces()
-            pl_module.ens.capacity = self.ens_size
-            if self.init == "neglabel":
-                pl_module.ens.push(pl_module.neglabel.labels, pl_module.neglabel.features)
+            self.answers, self.sentences = {}, pl_module.neglabel.labels if self.init == "neglabel" else []
+        elif self.evidence.bank:  # the images of another stream cannot be shown any more
+            self.evidence.set_described(torch.arange(len(self.evidence.bank["index"])))
         self._pending: list[Rows] = []
-        self._raw = RawImages(test_loader(trainer, dataloader_idx).dataset, pl_module.preprocess, self.bank_size)
-        self._lambdas = {"paper": 0.5, "prequential": 0.5}
-        self._seen_here = 0
-        self._guard.reset()
-        self._counts = dict(self._guard.counts)
-        if self._restored:
-            self._fill_spaces(pl_module)
-            self._restored = False
-        pl_module.spaces_changed()
+        dataset = list(self._streams.values())[dataloader_idx].dataset
+        self._raw = RawImages(dataset, pl_module.preprocess, self.bank_size)
+        self._seen_here, self._lambdas = 0, {"paper": 0.5, "prequential": 0.5}
+        self.guard.reset()
+        self._counts = dict(self.guard.counts)
+        pl_module.reset_spaces()
+        pl_module.ens.capacity = self.ens_size
+        if self.sentences:
+            pl_module.ens.push(self.sentences, pl_module.encoder(self.sentences))
+        self._set_vsnl(pl_module, list(self.answers))
+        self._weigh(pl_module, self.evidence.mine())
         self._publish(pl_module, dataloader_idx)
 
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: ANTS, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0  # type: ignore[override]
+    def on_test_batch_end(  # type: ignore[override]
+        self, trainer: L.Trainer, pl_module: ANTS, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Take the evidence of the batch; at a sync point refresh."""
         index, score = outputs["index"], outputs["id_score"]
@@ -127,141 +120,111 @@ class NegativeMemory(L.Callback):
             index = places * trainer.world_size + trainer.global_rank
         self._seen_here += len(score)
         owner = torch.full_like(index, trainer.global_rank)
-        self._pending.append(Rows(index, score, outputs["prediction"], owner, outputs["features"]))
+        rows = {"index": index, "id_score": score, "prediction": outputs["prediction"], "owner": owner}
+        self._pending.append({**rows, "features": outputs["features"]})
         self._raw.keep(unpack_batch(batch)[0], index, score < self.gamma)
         if (batch_idx + 1) % self.refresh_every == 0 and batch_idx < self._common_batches[dataloader_idx]:
-            self._sync(trainer, pl_module, dataloader_idx)
+            self._sync(pl_module, trainer.global_rank, trainer.world_size)
+            self._publish(pl_module, dataloader_idx)
             if self.score_after_refresh:
                 outputs.update(pl_module.score(outputs["features"]))
 
-    def _sync(self, trainer: L.Trainer, pl_module: ANTS, dataloader_idx: int) -> None:
+    def _sync(self, pl_module: ANTS, rank: int, world: int) -> None:
         """Gather the evidence since the last sync point, mine, ask, push, weigh."""
-        assert self.evidence is not None  # noqa: S101
-        here, self._pending = Rows.join(self._pending), []
-        shards = _gather({name: value.cpu() for name, value in vars(here).items()})
-        self.evidence.add(Rows.join([Rows(**shard) for shard in shards]))
+        here, self._pending = join(self._pending), []
+        rows = join(_gather({name: column.cpu() for name, column in here.items()}))
+        self.evidence.add(take(rows, rows["index"].argsort(stable=True)))
+        self._fresh = False
         if len(self.evidence.history) < self.min_images:
             return
         negative = self.evidence.mine()
-        new = negative[~self.evidence.described[negative]]
+        new = negative[~self.evidence.bank["described"][negative]]
         self._score_prequentially(pl_module, new)
-        self._refresh_spaces(pl_module, new, trainer.global_rank, trainer.world_size)
+        self._refresh(pl_module, new, rank, world)
         self._weigh(pl_module, negative)
-        self._publish(pl_module, dataloader_idx)
 
     def _score_prequentially(self, pl_module: ANTS, new: Tensor) -> None:
         """Score new negative images with the spaces as they are before their own sentences enter.
 
-        While VSNL is empty both scores are `neglabel` or near it, and tell nothing of λ: those images stay unscored.
+        While VSNL is empty `vsnl` is `neglabel` and tells nothing of λ: those images stay unscored.
         """
-        evidence = self.evidence
-        assert evidence is not None  # noqa: S101
-        if not len(new) or not len(pl_module.vsnl):
-            return
-        scores = pl_module.score(evidence.bank.features[new].to(pl_module.device))["scores"]
-        fresh = evidence.prequential.clone()
-        pair = torch.stack([scores["ens"], scores["vsnl"]], 1).cpu()
-        fresh[new] = torch.where(fresh[new].isnan(), pair, fresh[new])
-        evidence.prequential = fresh
+        if len(new) and len(pl_module.vsnl):
+            scores = pl_module.score(self.evidence.bank["features"][new].to(pl_module.device))["scores"]
+            self.evidence.set_prequential(new, torch.stack([scores["ens"], scores["vsnl"]], 1).cpu())
 
-    def _refresh_spaces(self, pl_module: ANTS, new: Tensor, rank: int, world: int) -> None:
+    def _refresh(self, pl_module: ANTS, new: Tensor, rank: int, world: int) -> None:
         """Ask the MLLM for this rank's share, exchange the answers, push ENS (eq. 7) and set VSNL (eq. 11)."""
         evidence = self.evidence
-        assert evidence is not None  # noqa: S101
         near = similar_classes(evidence.mean_feature, pl_module.id_text.cpu(), self.delta)
         names = [pl_module.class_names[c] for c in near.tolist()]
         share = [name for name in names if name not in self.answers][rank::world]
-        labels = dict(zip(share, self._guard.similar_classes(share, self.similar), strict=True))
-        sentences = self._describe(pl_module, new[evidence.bank.owner[new] == rank].tolist())
+        labels = dict(zip(share, self.guard.similar_classes(share, self.similar), strict=True))
+        sentences = self._describe(pl_module, new[evidence.bank["owner"][new] == rank])
+        parts = _gather((sentences, labels, self.guard.counts))
         said: dict[int, str] = {}
-        parts = _gather((sentences, labels, self._guard.counts))
         for some_sentences, some_labels, _ in parts:
             said.update({row: text for row, text in some_sentences.items() if text is not None})
             self.answers.update({name: answer for name, answer in some_labels.items() if answer is not None})
         self._counts = {key: sum(counts[key] for _, _, counts in parts) for key in self._counts}
-        evidence.described = evidence.described.index_fill(0, torch.tensor(list(said), dtype=torch.long), True)
-        known = {name.lower() for name in pl_module.class_names}
+        evidence.set_described(torch.tensor(list(said), dtype=torch.long))
         prompt = pl_module.hparams.sentence_prompt
-        texts = [prompt.format(text) for _, text in sorted(said.items()) if text and text.lower() not in known]
+        texts = [prompt.format(said[row]) for row in sorted(said) if said[row] and not pl_module.is_id_name(said[row])]
         if texts:
             pl_module.ens.push(texts, pl_module.encoder(texts))
         self.sentences = pl_module.ens.labels
         self._set_vsnl(pl_module, names)
-        pl_module.spaces_changed()
 
-    def _describe(self, pl_module: ANTS, rows: list[int]) -> dict[int, str | None]:
+    def _describe(self, pl_module: ANTS, rows: Tensor) -> dict[int, str | None]:
         """Sentences by row of the bank; "" where the image cannot be had, None where the MLLM failed."""
-        assert self.evidence is not None  # noqa: S101
         bank, images, lost = self.evidence.bank, {}, {}
-        for row in rows:
+        for row in rows.tolist():
             try:
-                images[row] = self._raw[int(bank.index[row])]
+                images[row] = self._raw[int(bank["index"][row])]
             except (OSError, ValueError, KeyError) as error:
                 lost[row] = ""
-                self._guard.failed("reading an image for the MLLM", 1, error)
-        avoid = [pl_module.class_names[c] for c in bank.prediction[list(images)].tolist()]
-        return {**lost, **dict(zip(images, self._guard.describe(list(images.values()), avoid), strict=True))}
+                self.guard.failed("reading an image for the MLLM", 1, error)
+        avoid = [pl_module.class_names[c] for c in bank["prediction"][list(images)].tolist()]
+        return {**lost, **dict(zip(images, self.guard.describe(list(images.values()), avoid), strict=True))}
 
-    def _set_vsnl(self, pl_module: ANTS, names: Sequence[str]) -> None:
-        known = {name.lower() for name in pl_module.class_names}
-        labels = dict.fromkeys(
-            pl_module.hparams.id_prompt.format(label)
-            for name in names
-            for label in self.answers.get(name, [])
-            if label.lower() not in known
-        )
-        pl_module.vsnl.replace([], pl_module.vsnl.features[:0])
-        if labels:
-            pl_module.vsnl.replace(list(labels), pl_module.encoder(list(labels)))
-
-    def _fill_spaces(self, pl_module: ANTS) -> None:
-        """Make the spaces of a restored memory."""
-        assert self.evidence is not None  # noqa: S101
-        pl_module.reset_spaces()
-        pl_module.ens.capacity = self.ens_size
-        if self.sentences:
-            pl_module.ens.push(self.sentences, pl_module.encoder(self.sentences))
-        self._set_vsnl(pl_module, list(self.answers))
-        self._weigh(pl_module, self.evidence.mine())
+    def _set_vsnl(self, pl_module: ANTS, names: list[str]) -> None:
+        """Labels similar to these classes, as far as the MLLM has answered; no ID class name among them."""
+        found = [label for name in names for label in self.answers.get(name, []) if not pl_module.is_id_name(label)]
+        texts = [pl_module.hparams.id_prompt.format(label) for label in dict.fromkeys(found)]
+        pl_module.vsnl.clear()
+        if texts:
+            pl_module.vsnl.push(texts, pl_module.encoder(texts))
+        pl_module.spaces_changed()
 
     def _weigh(self, pl_module: ANTS, negative: Tensor) -> None:
         """Both estimates of λ (eq. 14)."""
-        evidence = self.evidence
-        assert evidence is not None  # noqa: S101
         if len(negative):
-            scores = pl_module.score(evidence.bank.features[negative].to(pl_module.device))["scores"]
+            scores = pl_module.score(self.evidence.bank["features"][negative].to(pl_module.device))["scores"]
             self._lambdas["paper"] = adaptive_weight(scores["ens"], scores["vsnl"])
-            pairs = evidence.prequential[negative]
-            pairs = pairs[~pairs.isnan().any(1)]
-            self._lambdas["prequential"] = adaptive_weight(pairs[:, 0], pairs[:, 1])
+            pairs = self.evidence.bank["prequential"][negative]
+            self._lambdas["prequential"] = adaptive_weight(*pairs[~pairs.isnan().any(1)].unbind(1))
         pl_module.weight = self._lambdas[self.weight]
 
     def _publish(self, pl_module: ANTS, dataloader_idx: int) -> None:
         """What results, logs and the progress bar show of the adaptation."""
-        assert self.evidence is not None  # noqa: S101
-        pl_module.adaptation[self._streams[dataloader_idx]] = {
+        pl_module.adaptation[list(self._streams)[dataloader_idx]] = {
             "lambda": pl_module.weight,
-            "lambda_paper": self._lambdas["paper"],
-            "lambda_prequential": self._lambdas["prequential"],
+            **{f"lambda_{name}": value for name, value in self._lambdas.items()},
             "gamma": self.evidence.threshold,
-            "n_negative_images": int((self.evidence.bank.id_score <= self.evidence.threshold).sum()),
+            "n_negative_images": self.evidence.n_negative,
             "n_ens": len(pl_module.ens),
             "n_vsnl": len(pl_module.vsnl),
             **self._counts,
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The memory of the stream under way."""
-        if self.evidence is None:
-            return {}
+        """What was learnt from the stream; a later run with `persist` starts from it."""
         return {"evidence": self.evidence.state_dict(), "answers": self.answers, "sentences": self.sentences}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Start the next stream with this memory."""
-        if state_dict:
-            self.evidence = Evidence.from_state_dict(state_dict["evidence"])
-            self.answers, self.sentences = state_dict["answers"], state_dict["sentences"]
-            self._restored = True
+        """Restore what `state_dict` gave."""
+        self.evidence.load_state_dict(state_dict["evidence"])
+        self.answers, self.sentences = state_dict["answers"], state_dict["sentences"]
+        self._fresh = False
 
 
 def _gather(value: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,16 +18,12 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 def detection_metrics(scores: Tensor, is_ood: Tensor) -> dict[str, float]:
-    """How well a score tells OOD from ID.
-
-    Args:
-        scores: OOD scores, `(n,)`, larger = more OOD, any range.
-        is_ood: `(n,)`, bool.
+    """How well OOD scores `(n,)` tell the images with `is_ood` `(n,)` from the others.
 
     Returns:
         Fractions: `auroc`; `fpr95`, the share of OOD accepted at the threshold that accepts 95 % of ID (MCM, NegLabel);
-        `fpr95_openood`, the share of ID rejected at the threshold that rejects 95 % of OOD (OpenOOD, and so the published
-        ANTS table); `aupr_in` and `aupr_out`, average precision (the step sum) with ID or OOD as the positive class.
+        `fpr95_openood`, the share of ID rejected at the threshold that rejects 95 % of OOD (OpenOOD, and so the
+        published ANTS table); `aupr_in` and `aupr_out`, average precision (the step sum), ID or OOD being positive.
 
     Raises:
         ValueError: NaN among the scores, or only one class.
@@ -49,15 +46,11 @@ def detection_metrics(scores: Tensor, is_ood: Tensor) -> dict[str, float]:
 
 
 class OODMetrics(Metric):
-    """Accumulates the OOD scores of one stream; exact (nothing is binned), over any number of ranks.
-
-    Args:
-        names: the scores, in the order of the columns given to `update`.
-    """
+    """Accumulates the OOD scores `names` of one stream; exact (nothing is binned), over any number of ranks."""
 
     full_state_update = False
-    scores: list[Tensor] | Tensor
-    is_ood: list[Tensor] | Tensor
+    scores: list[Tensor]
+    is_ood: list[Tensor]
     id_correct: Tensor
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -68,12 +61,7 @@ class OODMetrics(Metric):
         self.add_state("id_correct", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, label: Tensor, prediction: Tensor) -> None:
-        """Take a batch.
-
-        Args:
-            scores: OOD scores `(n, len(names))`.
-            label: ID labels `(n,)`, negative = OOD.
-            prediction: predicted ID labels `(n,)`.
+        """Take OOD scores `(n, len(names))`, ID labels `(n,)` (negative = OOD) and predicted ID labels `(n,)`.
 
         Raises:
             ValueError: the shapes do not fit.
@@ -81,26 +69,19 @@ class OODMetrics(Metric):
         if scores.shape != (len(label), len(self.names)) or prediction.shape != label.shape:
             shapes = [tuple(x.shape) for x in (scores, label, prediction)]
             raise ValueError(f"scores (n, {len(self.names)}), label (n,) and prediction (n,) needed, got {shapes}")
-        assert isinstance(self.scores, list) and isinstance(self.is_ood, list)  # noqa: S101 - until synced
         self.scores.append(scores.float())
         self.is_ood.append(label < 0)
-        self.id_correct = self.id_correct + (prediction == label).sum()  # an OOD label is no class: never equal
+        self.id_correct = self.id_correct + (prediction == label).sum()  # a negative label equals no prediction
 
-    def counts(self) -> tuple[int, int]:
-        """Number of ID and of OOD images on this rank."""
-        is_ood = dim_zero_cat(self.is_ood)
-        return int((~is_ood).sum()), int(is_ood.sum())
-
-    def compute(self) -> dict[str, float | int | dict[str, dict[str, float]]]:
+    def compute(self) -> dict[str, Any]:
         """`n_id`, `n_ood`, `id_accuracy`, and `scores`: `detection_metrics` by name.
 
         Raises:
-            ValueError: NaN among the scores, or a stream of one class.
+            ValueError: NaN among the scores, an empty stream, or one of one class.
         """
         if not len(self.is_ood):
             raise ValueError("the stream was empty")
         scores, is_ood = dim_zero_cat(self.scores), dim_zero_cat(self.is_ood)
-        n_ood = int(is_ood.sum())
-        n_id = len(is_ood) - n_ood
         by_name = {name: detection_metrics(scores[:, i], is_ood) for i, name in enumerate(self.names)}
+        n_id, n_ood = int((~is_ood).sum()), int(is_ood.sum())
         return {"n_id": n_id, "n_ood": n_ood, "id_accuracy": self.id_correct.item() / n_id, "scores": by_name}

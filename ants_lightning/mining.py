@@ -7,20 +7,22 @@ import math
 import torch
 from torch import Tensor
 
-from ants_lightning.scoring import check_features
+from ants_lightning.scoring import check_features, check_scores
 
 _CHUNK = 8_000_000  # cosines at a time; torch.quantile takes at most 16 million
 
 
-def mine_negative_labels(candidate_text: Tensor, id_text: Tensor, keep: int | float, percentile: float = 0.95) -> Tensor:
-    """The candidates that are farthest from the ID classes (NegMining of NegLabel, Jiang et al., ICLR 2024, alg. 1).
+def mine_negative_labels(
+    candidate_text: Tensor, id_text: Tensor, keep: int | float, percentile: float = 0.95
+) -> Tensor:
+    """The candidates that are farthest from the ID classes (NegMining of NegLabel, Jiang et al., ICLR 2024).
 
     A candidate's nearness is the `percentile` over classes of its cosine with the class texts; the lowest are kept.
 
     Args:
         candidate_text: `(m, d)`, L2-normalised.
         id_text: t, `(C, d)`, L2-normalised.
-        keep: how many: a count ≥ 1 (int), or a share in (0, 1] (float); never more than there are.
+        keep: how many: a count ≥ 1 (int), or a share in (0, 1] (float), rounded up; never more than there are.
         percentile: in [0, 1].
 
     Returns:
@@ -36,15 +38,13 @@ def mine_negative_labels(candidate_text: Tensor, id_text: Tensor, keep: int | fl
     if not 0 <= percentile <= 1:
         raise ValueError(f"percentile must lie in [0, 1], got {percentile}")
     count = count_of(keep, len(candidate_text))
-    rows = max(1, _CHUNK // len(id_text))
-    nearness = torch.cat(
-        [(part.float() @ id_text.float().T).quantile(percentile, dim=1) for part in candidate_text.split(rows)]
-    )
+    parts = candidate_text.split(max(1, _CHUNK // len(id_text)))
+    nearness = torch.cat([(part.float() @ id_text.float().T).quantile(percentile, dim=1) for part in parts])
     return nearness.sort(stable=True).indices[:count]
 
 
 def count_of(keep: int | float, total: int) -> int:
-    """A count (int ≥ 1) or a share (float in (0, 1]) of `total`, rounded up, as a count."""
+    """A count (int ≥ 1), or a share (float in (0, 1]) of `total` rounded up, as a count of at most `total`."""
     if isinstance(keep, bool) or not (keep >= 1 if isinstance(keep, int) else 0 < keep <= 1):
         raise ValueError(f"keep must be a count of at least 1 or a share in (0, 1], got {keep!r}")
     return min(total, keep if isinstance(keep, int) else math.ceil(keep * total))
@@ -68,14 +68,12 @@ def mine_negative_images(id_scores: Tensor, gamma: float, eta: float) -> tuple[T
         ValueError: `id_scores` not a vector in [0, 1] (NaN too), γ or η out of range.
 
     Example:
-        >>> mine_negative_images(torch.tensor([0.5, 0.99, 0.1, 0.8, 0.3]), gamma=0.75, eta=0.5)
-        (tensor([2, 4]), 0.30000001192092896)
+        >>> mine_negative_images(torch.tensor([0.5, 0.99, 0.125, 0.8, 0.25]), gamma=0.75, eta=0.5)
+        (tensor([2, 4]), 0.25)
     """
     if id_scores.ndim != 1:
         raise ValueError(f"id_scores must have shape (n,), got {tuple(id_scores.shape)}")
-    bad = ~((id_scores >= 0) & (id_scores <= 1))
-    if bad.any():
-        raise ValueError(f"id_scores must lie in [0, 1], got {id_scores[bad][0].item()}")
+    check_scores("id_scores", id_scores)
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
     if not 0 < eta <= 1:

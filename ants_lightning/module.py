@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ants_lightning.data.batches import stream_names, unpack_batch
+from ants_lightning.data.batches import test_loaders, unpack_batch
 from ants_lightning.metrics import OODMetrics
 from ants_lightning.mining import count_of, mine_negative_labels
 from ants_lightning.scoring import check_features, margins, mcm_from_logits
@@ -35,7 +35,7 @@ class ANTS(L.LightningModule):
         adjectives: likewise.
         keep: which share of the nouns and of the adjectives (float), or how many of each (int), become N_nl.
         percentile: of NegMining.
-        id_prompt: the text of an ID class; `{}` is its name. VSNL labels use it too.
+        id_prompt: the text of an ID class and of a VSNL label; `{}` is its name.
         noun_prompt: the text of a negative noun.
         adjective_prompt: the text of a negative adjective.
         sentence_prompt: the text of an ENS sentence.
@@ -46,7 +46,7 @@ class ANTS(L.LightningModule):
         text_batch_size: texts per forward of the text tower.
 
     Raises:
-        ValueError: a prompt without `{}`, a τ or G out of range (here); no, empty or repeated class names (at set-up).
+        ValueError: a setting out of range (here); no, empty or repeated class names, no such file (at set-up).
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class ANTS(L.LightningModule):
         text_batch_size: int = 256,
     ) -> None:
         super().__init__()
-        for name, prompt in (("id", id_prompt), ("noun", noun_prompt), ("adjective", adjective_prompt), ("sentence", sentence_prompt)):  # fmt: skip
+        prompts = {"id": id_prompt, "noun": noun_prompt, "adjective": adjective_prompt, "sentence": sentence_prompt}
+        for name, prompt in prompts.items():
             if prompt.count("{}") != 1:
                 raise ValueError(f"{name}_prompt must hold one {{}}, got {prompt!r}")
-        for name, value in (("temperature", temperature), ("mcm_temperature", mcm_temperature)):
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+        if not (temperature > 0 and mcm_temperature > 0):
+            raise ValueError(f"temperatures must be positive, got {temperature} and {mcm_temperature}")
         if num_groups < 1 or vsnl_groups < 1:
             raise ValueError(f"num_groups and vsnl_groups must be at least 1, got {num_groups} and {vsnl_groups}")
         count_of(keep, 1)
@@ -104,11 +104,13 @@ class ANTS(L.LightningModule):
         self.class_names = _checked_class_names(
             getattr(self.trainer.datamodule, "class_names", None) if names is None else names  # type: ignore[attr-defined]
         )
-        self._nouns, self._adjectives = _words(self.hparams.nouns, "nouns"), _words(self.hparams.adjectives, "adjectives")
+        self._nouns = _words("nouns", self.hparams.nouns)
+        self._adjectives = _words("adjectives", self.hparams.adjectives)
 
     def prepare(self) -> None:
         """Encode the class names and mine the negative labels, on the module's device; called when a run starts."""
         h = self.hparams
+        self._id_names = {name.lower() for name in self.class_names}
         self.id_text = self.encoder([h.id_prompt.format(name) for name in self.class_names])
         texts = [*self._mine(self._nouns, h.noun_prompt), *self._mine(self._adjectives, h.adjective_prompt)]
         if texts:
@@ -116,8 +118,7 @@ class ANTS(L.LightningModule):
         self.reset_spaces()
 
     def _mine(self, words: list[str], prompt: str) -> list[str]:
-        known = {name.lower() for name in self.class_names}
-        texts = [prompt.format(word) for word in dict.fromkeys(words) if word.lower() not in known]
+        texts = [prompt.format(word) for word in dict.fromkeys(words) if not self.is_id_name(word)]
         if not texts:
             return []
         chosen = mine_negative_labels(self.encoder(texts), self.id_text, self.hparams.keep, self.hparams.percentile)
@@ -126,7 +127,8 @@ class ANTS(L.LightningModule):
     def on_test_start(self) -> None:
         """Make the spaces, and one metric a test dataloader."""
         self.prepare()
-        self.groups = stream_names(self.trainer)
+        groups = getattr(self.trainer.datamodule, "groups", None) or {}  # type: ignore[attr-defined]
+        self.groups = {name: groups.get(name, "ood") for name in test_loaders(self.trainer)}
         scores = SCORES if len(self.neglabel) else SCORES[:1]
         self.metrics = nn.ModuleDict({f"stream_{i}": OODMetrics(scores) for i in range(len(self.groups))})
         self.metrics.to(self.device)
@@ -136,28 +138,29 @@ class ANTS(L.LightningModule):
         """Make the spaces."""
         self.prepare()
 
+    def is_id_name(self, text: str) -> bool:
+        """Whether a text is the name of an ID class, case aside."""
+        return text.lower() in self._id_names
+
     def reset_spaces(self) -> None:
         """Forget what the stream taught: empty ENS and VSNL spaces, λ = 0.5."""
-        for space in (self.ens, self.vsnl):
-            space.replace([], space.features[:0])
+        self.ens.clear()
+        self.vsnl.clear()
         self.weight = 0.5
         self.spaces_changed()
 
     def spaces_changed(self) -> None:
         """Stack all texts for the one matmul of a step; to be called after any change of a space."""
         spaces = (self.neglabel, self.ens, self.vsnl)
-        self._stacked = torch.cat([self.id_text.to(self.device), *(space.grouped().to(self.device) for space in spaces)])
+        self._stacked = torch.cat([self.id_text, *(space.grouped() for space in spaces)]).to(self.device)
         self._sizes = [len(self.id_text), *map(len, spaces)]
 
     def forward(self, images: Tensor) -> dict[str, Any]:
-        """Score images.
-
-        Args:
-            images: preprocessed, `(n, 3, h, w)`.
+        """Score preprocessed images `(n, 3, h, w)`.
 
         Returns:
-            `features` `(n, d)` L2-normalised float32; `prediction` `(n,)` ID labels; `id_score` S_nl `(n,)` (absent
-            without negative labels); `scores`, OOD scores `(n,)` by name, larger = more OOD.
+            `features` `(n, d)`, L2-normalised, float32; `prediction` `(n,)`, ID labels; `scores`, OOD scores `(n,)` by
+            name, larger = more OOD; `id_score`, S_nl `(n,)` (absent without negative labels, as all scores but MCM).
 
         Raises:
             ValueError: NaN or Inf features.
@@ -180,11 +183,12 @@ class ANTS(L.LightningModule):
             odds = margins(id_cos / tau, negatives[0] / tau, self.neglabel.num_groups)
             out["id_score"] = (-odds).sigmoid().mean(1)
             scores["neglabel"] = odds.sigmoid().mean(1)
-            for name, space, part in (("ens", self.ens, negatives[1]), ("vsnl", self.vsnl, negatives[2])):
-                fallback = scores["neglabel"]
-                scores[name] = margins(id_cos / tau, part / tau, space.num_groups).sigmoid().mean(1) if len(space) else fallback
-            # Before the first label there is no near-OOD score to weigh: `ants` is `neglabel` (DESIGN, VSNL).
-            scores["ants"] = self.weight * scores["ens"] + (1 - self.weight) * scores["vsnl"]
+            for name, space, cosine in (("ens", self.ens, negatives[1]), ("vsnl", self.vsnl, negatives[2])):
+                if len(space):
+                    scores[name] = margins(id_cos / tau, cosine / tau, space.num_groups).sigmoid().mean(1)
+                else:
+                    scores[name] = scores["neglabel"]
+            scores["ants"] = self.weight * scores["ens"] + (1 - self.weight) * scores["vsnl"]  # eq. 13
         return out
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
@@ -242,7 +246,7 @@ def _checked_class_names(names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
-def _words(words: Sequence[str] | str, name: str) -> list[str]:
+def _words(name: str, words: Sequence[str] | str) -> list[str]:
     if not isinstance(words, str):
         return list(words)
     path = Path(words)

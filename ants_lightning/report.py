@@ -15,22 +15,18 @@ from rich.table import Table
 
 from ants_lightning.module import ANTS
 
-ADAPTATION: dict[str, float | int] = {
-    "lambda": 0.5, "lambda_paper": 0.5, "lambda_prequential": 0.5, "gamma": 0.0, "n_negative_images": 0, "n_ens": 0,
-    "n_vsnl": 0, "mllm_calls": 0, "mllm_failures": 0, "mllm_seconds": 0.0,
+NO_ADAPTATION = {
+    **dict.fromkeys(("lambda", "lambda_paper", "lambda_prequential"), 0.5), "gamma": 0.0, "mllm_seconds": 0.0,
+    **dict.fromkeys(("n_negative_images", "n_ens", "n_vsnl", "mllm_calls", "mllm_failures"), 0),
 }  # fmt: skip
 
 
 def build_results(streams: dict[str, dict[str, Any]], seed: int | None) -> dict[str, Any]:
-    """The content of `results.json` (DESIGN, contracts) from `ANTS.results`: fractions; groups are means over streams."""
+    """The content of `results.json` from `ANTS.results`, as fractions; groups are means over their streams."""
     packages = ("ants-lightning", "torch", "lightning", "open_clip_torch", "transformers", "bitsandbytes")
-    full = {}
-    for name, stream in streams.items():
-        head = {key: stream[key] for key in ("group", "n_id", "n_ood", "id_accuracy")}
-        full[name] = {**head, **{key: stream.get(key, default) for key, default in ADAPTATION.items()}, "scores": stream["scores"]}
     groups: dict[str, Any] = {}
-    for group in dict.fromkeys(stream["group"] for stream in full.values()):
-        members = [stream["scores"] for stream in full.values() if stream["group"] == group]
+    for group in dict.fromkeys(stream["group"] for stream in streams.values()):
+        members = [stream["scores"] for stream in streams.values() if stream["group"] == group]
         groups[group] = {
             score: {metric: sum(m[score][metric] for m in members) / len(members) for metric in members[0][score]}
             for score in members[0]
@@ -38,16 +34,23 @@ def build_results(streams: dict[str, dict[str, Any]], seed: int | None) -> dict[
     return {
         "versions": {name.replace("-", "_"): version(name) for name in packages},
         "seed": seed,
-        "streams": full,
+        "streams": {name: {**NO_ADAPTATION, **stream} for name, stream in streams.items()},
         "groups": groups,
     }
 
 
 def build_table(results: dict[str, Any]) -> Table:
-    """Scores × streams: AUROC and both FPR95, in percent; the best of each column in bold."""
-    table = Table(title="AUROC / FPR95 / FPR95 (OpenOOD's convention), %")
-    table.add_column("score")
+    """Scores × streams: AUROC and both FPR95, in percent, the best of each column in bold; below, the adaptation."""
     streams = results["streams"]
+    notes = [
+        f"{name}: ID accuracy {100 * s['id_accuracy']:.1f} %, λ {s['lambda']:.2f} (paper {s['lambda_paper']:.2f}, "
+        f"prequential {s['lambda_prequential']:.2f}), γ {s['gamma']:.3f}, {s['n_negative_images']} negative images, "
+        f"{s['n_ens']} ENS, {s['n_vsnl']} VSNL; MLLM: {s['mllm_calls']} asked, {s['mllm_failures']} failed, "
+        f"{s['mllm_seconds']:.1f} s"
+        for name, s in streams.items()
+    ]
+    table = Table(title="AUROC / FPR95 / FPR95 of OpenOOD, %", caption="\n".join(notes), caption_justify="left")
+    table.add_column("score")
     for name, stream in streams.items():
         table.add_column(f"{name} ({stream['group']})", justify="right", no_wrap=True)
     for score in next(iter(streams.values()))["scores"]:
@@ -56,18 +59,10 @@ def build_table(results: dict[str, Any]) -> Table:
             shown = []
             for metric, best in (("auroc", max), ("fpr95", min), ("fpr95_openood", min)):
                 value = stream["scores"][score][metric]
-                text = f"{100 * value:.1f}"
-                top = best(scores[metric] for scores in stream["scores"].values())
-                shown.append(f"[bold]{text}[/bold]" if value == top else text)
+                top = value == best(scores[metric] for scores in stream["scores"].values())
+                shown.append(f"[bold]{100 * value:.1f}[/bold]" if top else f"{100 * value:.1f}")
             cells.append(" / ".join(shown))
         table.add_row(score, *cells)
-    notes = [
-        f"{name}: ID accuracy {100 * s['id_accuracy']:.1f} %, λ {s['lambda']:.2f} (paper {s['lambda_paper']:.2f}, prequential "
-        f"{s['lambda_prequential']:.2f}), γ {s['gamma']:.3f}, {s['n_negative_images']} negative images, "
-        f"{s['n_ens']} ENS, {s['n_vsnl']} VSNL, MLLM {s['mllm_calls']} asked, {s['mllm_failures']} failed, {s['mllm_seconds']:.1f} s"
-        for name, s in streams.items()
-    ]
-    table.caption, table.caption_justify = "\n".join(notes), "left"
     return table
 
 
@@ -94,8 +89,8 @@ class Report(L.Callback):
 class StreamProgressBar(RichProgressBar):
     """Lightning's rich progress bar, with the stream's name, λ, γ and the sizes of the spaces."""
 
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: ANTS, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0  # type: ignore[override]
+    def on_test_batch_end(  # type: ignore[override]
+        self, trainer: L.Trainer, pl_module: ANTS, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Show the adaptation after each batch."""
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)

@@ -1,7 +1,7 @@
 """The scores and the weight of ANTS: pure functions of L2-normalised features.
 
-Every score is an *OOD score* in [0, 1], larger = more OOD. Sums run in float32 and in log space: `1 - S` in float32 would
-round everything above 0.9999999 to the same number.
+Every score is an *OOD score* in [0, 1], larger = more OOD. Sums run in float32 and in log space: `1 - S` in float32
+would round everything above 0.9999999 to one number.
 """
 
 from __future__ import annotations
@@ -11,16 +11,7 @@ from torch import Tensor
 
 
 def check_features(name: str, x: Tensor, dim: int | None = None) -> None:
-    """Refuse anything but finite features `(n, d)`.
-
-    Args:
-        name: what to call the tensor in the error.
-        x: features.
-        dim: d, where it is known.
-
-    Raises:
-        ValueError: not two-dimensional, another width than `dim`, or NaN or Inf in it (the row is named).
-    """
+    """Refuse anything but finite features `(n, d)`, d = `dim` where given; the error names the first bad row."""
     if x.ndim != 2:
         raise ValueError(f"{name} must have shape (n, d), got {tuple(x.shape)}")
     if dim is not None and x.shape[1] != dim:
@@ -31,14 +22,9 @@ def check_features(name: str, x: Tensor, dim: int | None = None) -> None:
 
 
 def group_order(n: int, num_groups: int) -> Tensor:
-    """The order in which n negatives are cut into groups: NegLabel's random assignment, from a fixed seed.
+    """The order `(n,)` in which n negatives are cut into G runs: NegLabel's assignment, from a fixed seed.
 
-    Args:
-        n: number of negatives.
-        num_groups: G; the first `n % G` groups are one longer than the others. With G > n there are n groups.
-
-    Returns:
-        Permutation `(n,)`, int64. Consecutive runs of it are the groups.
+    The first `n % G` runs are one longer than the others; with G > n there are n runs.
     """
     if num_groups < 1:
         raise ValueError(f"num_groups must be at least 1, got {num_groups}")
@@ -46,36 +32,21 @@ def group_order(n: int, num_groups: int) -> Tensor:
 
 
 def grouped_logsumexp(logits: Tensor, num_groups: int) -> Tensor:
-    """Log-sum-exp over each group of columns.
-
-    Args:
-        logits: `(n, m)`, columns in `group_order`.
-        num_groups: G, at most m groups are made.
-
-    Returns:
-        `(n, min(G, m))`, float32.
-    """
-    logits = logits.float()
+    """Log-sum-exp of logits `(n, m)`, columns in `group_order`, over each group: `(n, min(G, m))`, float32."""
     n, m = logits.shape
     groups = min(num_groups, m)
     size, longer = divmod(m, groups)
-    head, tail = logits.split([longer * (size + 1), m - longer * (size + 1)], dim=1)
+    head, tail = logits.float().split([longer * (size + 1), m - longer * (size + 1)], dim=1)
     parts = [head.reshape(n, longer, size + 1)] if longer else []
     parts.append(tail.reshape(n, groups - longer, size))
     return torch.cat([part.logsumexp(2) for part in parts], dim=1)
 
 
 def margins(id_logits: Tensor, negative_logits: Tensor, num_groups: int) -> Tensor:
-    """`lse(N_g) - lse(ID)` for every group: the log odds of "negative" against "ID".
+    """`lse(N_g) - lse(ID)` for each group: the log odds of "negative" against "ID", `(n, groups)`, float32.
 
-    Args:
-        id_logits: cosines over temperature with the ID texts, `(n, C)`.
-        negative_logits: the same with the negatives, `(n, m)`, columns in `group_order`.
-        num_groups: G.
-
-    Returns:
-        `(n, groups)`, float32. `sigmoid(margins).mean(1)` is the OOD score o, `sigmoid(-margins).mean(1)` the ID score S;
-        each is exact where the other one rounds to 1.
+    `sigmoid(margins).mean(1)` is the OOD score o, `sigmoid(-margins).mean(1)` the ID score S: each is exact where the
+    other rounds to 1. Logits are cosines over τ: `(n, C)` with the ID texts, `(n, m)` with negatives in `group_order`.
     """
     return grouped_logsumexp(negative_logits, num_groups) - id_logits.float().logsumexp(1, keepdim=True)
 
@@ -83,9 +54,9 @@ def margins(id_logits: Tensor, negative_logits: Tensor, num_groups: int) -> Tens
 def ood_score(
     image_features: Tensor, id_text: Tensor, negative_text: Tensor, temperature: float = 0.01, num_groups: int = 1
 ) -> Tensor:
-    """OOD score against a negative space (NegLabel, Jiang et al., ICLR 2024, eq. 5 with grouping; ANTS eq. 8 and 12).
+    """OOD score against a negative space (NegLabel, Jiang et al., ICLR 2024; ANTS eq. 8 and 12).
 
-    `o(v) = mean_g sigmoid( lse_{n in N_g}(v·n/τ) - lse_c(v·t_c/τ) )`, which is `1 - S(v)`.
+    `o(v) = mean_g sigmoid( lse_{n in N_g}(v·n/τ) - lse_c(v·t_c/τ) ) = 1 - S(v)`.
 
     Args:
         image_features: v, `(n, d)`, L2-normalised.
@@ -98,7 +69,7 @@ def ood_score(
         `(n,)` in [0, 1], float32, larger = more OOD.
 
     Raises:
-        ValueError: wrong shapes, NaN or Inf, no texts, or τ not positive.
+        ValueError: wrong shapes, NaN or Inf, no texts, or τ or G out of range.
 
     Example:
         >>> eye = torch.eye(3)
@@ -127,7 +98,7 @@ def mcm_score(image_features: Tensor, id_text: Tensor, temperature: float = 1.0)
         `(n,)` in [0, 1 - 1/C], float32, larger = more OOD.
 
     Raises:
-        ValueError: wrong shapes, NaN or Inf, no texts, or τ not positive.
+        ValueError: wrong shapes, NaN or Inf, no texts, or τ out of range.
 
     Example:
         >>> mcm_score(torch.eye(2)[:1], torch.eye(2)).round(decimals=3)
@@ -139,7 +110,7 @@ def mcm_score(image_features: Tensor, id_text: Tensor, temperature: float = 1.0)
 
 
 def mcm_from_logits(id_logits: Tensor) -> Tensor:
-    """`1 - max softmax` of `(n, C)` logits, as `-expm1(max - lse)`: no rounding to 0 for confident images."""
+    """`1 - max softmax` of logits `(n, C)`, as `-expm1(max - lse)`: small values are not rounded to 0."""
     return -torch.expm1(id_logits.max(1).values - id_logits.logsumexp(1))
 
 
@@ -159,19 +130,24 @@ def adaptive_weight(ood_ens: Tensor, ood_vsnl: Tensor) -> float:
         ValueError: different shapes, or scores outside [0, 1] (NaN too).
 
     Example:
-        >>> adaptive_weight(torch.tensor([0.9, 0.9]), torch.tensor([0.2, 0.4]))
+        >>> adaptive_weight(torch.tensor([0.5, 0.7]), torch.tensor([0.1, 0.3]))
         0.75
     """
     if ood_ens.shape != ood_vsnl.shape or ood_ens.ndim != 1:
         raise ValueError(f"two vectors of one length needed, got {tuple(ood_ens.shape)} and {tuple(ood_vsnl.shape)}")
-    for name, scores in (("ood_ens", ood_ens), ("ood_vsnl", ood_vsnl)):
-        bad = ~((scores >= 0) & (scores <= 1))
-        if bad.any():
-            raise ValueError(f"{name} must lie in [0, 1], got {scores[bad][0].item()}")
+    check_scores("ood_ens", ood_ens)
+    check_scores("ood_vsnl", ood_vsnl)
     if not len(ood_ens):
         return 0.5
-    a, b = ood_ens.double().mean().item(), ood_vsnl.double().mean().item()
-    return round(a / (a + b), 12) if a + b > 0 else 0.5
+    ens, vsnl = ood_ens.double().mean().item(), ood_vsnl.double().mean().item()
+    return ens / (ens + vsnl) if ens + vsnl > 0 else 0.5
+
+
+def check_scores(name: str, scores: Tensor) -> None:
+    """Refuse scores outside [0, 1], NaN among them; the error names the first."""
+    bad = ~((scores >= 0) & (scores <= 1))
+    if bad.any():
+        raise ValueError(f"{name} must lie in [0, 1], got {scores[bad][0].item()}")
 
 
 def _check(image_features: Tensor, id_text: Tensor, temperature: float) -> None:

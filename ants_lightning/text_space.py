@@ -12,13 +12,13 @@ from ants_lightning.scoring import group_order
 
 
 class TextEncoder:
-    """Encodes texts in batches with an open_clip model and its tokenizer; each distinct text once in its life.
+    """Encodes texts in batches with an open_clip model and its tokenizer; a text met again comes from the cache.
 
     Args:
         clip: an open_clip model (held by reference, not as a submodule).
         tokenizer: open_clip's tokenizer for it.
         batch_size: texts per forward.
-        cache_size: how many features of past texts to keep; the oldest go first.
+        cache_size: how many features are kept; the oldest go first.
     """
 
     def __init__(
@@ -41,23 +41,22 @@ class TextEncoder:
         for i in range(0, len(new), self.batch_size):
             part = new[i : i + self.batch_size]
             features = self.clip.encode_text(self.tokenizer(part).to(device)).float()
-            norms = features.norm(dim=1)
-            good = norms.isfinite() & (norms > 0)
+            good = features.isfinite().all(1) & (features.norm(dim=1) > 0)
             if not good.all():
-                raise ValueError(f"the text {part[int((~good).nonzero()[0])]!r} has no direction: it encodes to 0 or NaN")
+                raise ValueError(f"the text {part[int((~good).nonzero()[0])]!r} encodes to 0 or NaN")
             self._cache.update(zip(part, F.normalize(features, dim=1), strict=True))
-        found = torch.stack([self._cache[text] for text in texts]).to(device)
+        found = torch.stack([self._cache[text].to(device) for text in texts])
         for text in list(self._cache)[: max(0, len(self._cache) - self.cache_size)]:
             del self._cache[text]
         return found
 
 
 class TextSpace(nn.Module):
-    """A negative space: texts, oldest first, with features, cut into groups once per change.
+    """A negative space: texts, oldest first, with features `(n, d)`.
 
     Args:
         dim: d of the features.
-        num_groups: G of the score (DESIGN, "Score against a negative space").
+        num_groups: G of the score.
         capacity: how many texts it holds; of more the **newest** stay.
     """
 
@@ -76,31 +75,27 @@ class TextSpace(nn.Module):
         return len(self.labels)
 
     def push(self, labels: Sequence[str], features: Tensor) -> int:
-        """Append texts, first in, first out; a text already there becomes the newest and is not doubled.
-
-        Args:
-            labels: n texts.
-            features: `(n, d)`, L2-normalised.
+        """Append n texts with features `(n, d)`, first in, first out; a text already there becomes the newest.
 
         Returns:
             How many of the texts were new.
         """
-        known = set(self.labels)
-        texts = [*self.labels, *labels]
-        stacked = torch.cat([self.features, features.to(self.features)])
-        last = {text: i for i, text in enumerate(texts)}  # the newest place of each text
-        keep = sorted(last.values())[-(self.capacity or len(texts)) :] if texts else []
-        self._set([texts[i] for i in keep], stacked[keep])
+        known, texts = set(self.labels), [*self.labels, *labels]
+        newest = {text: place for place, text in enumerate(texts)}
+        keep = sorted(newest.values())[-(self.capacity or len(texts)) :]
+        # Replaced, never edited in place: under `trainer.test` these are inference tensors.
+        self.features = torch.cat([self.features, features.to(self.features)])[keep]
+        self.labels = [texts[place] for place in keep]
         return len(set(labels) - known)
 
     def replace(self, labels: Sequence[str], features: Tensor) -> None:
         """Put these texts in place of all others."""
-        self._set([], self.features[:0])
+        self.clear()
         self.push(labels, features)
 
-    def _set(self, labels: list[str], features: Tensor) -> None:
-        # Replaced, never edited in place: under `trainer.test` these are inference tensors.
-        self.labels, self.features = labels, features
+    def clear(self) -> None:
+        """Drop all texts."""
+        self.labels, self.features = [], self.features[:0]
 
     def grouped(self) -> Tensor:
         """Features `(n, d)` in the order of the groups (`scoring.group_order`)."""

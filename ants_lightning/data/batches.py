@@ -11,17 +11,10 @@ from torch import Tensor
 
 
 def unpack_batch(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Image, label and index of a batch.
+    """Image `(n, 3, h, w)`, label `(n,)` and index `(n,)` of a batch; the last two int64 or None.
 
-    Args:
-        batch: `(image, label)`, `(image, label, index)`, or a mapping with `image` and optionally `label`, `index`;
-            for prediction also the bare images. Negative label = OOD.
-
-    Returns:
-        Images `(n, 3, h, w)`; labels `(n,)` int64 or None; indices in the data set `(n,)` int64 or None.
-
-    Raises:
-        ValueError: anything else.
+    A batch is `(image, label)`, `(image, label, index)`, a mapping with `image` and optionally `label` and `index`, or
+    (for prediction) the bare images. A negative label is OOD. Anything else is a ValueError.
     """
     if isinstance(batch, Tensor):
         parts: list[Any] = [batch, None, None]
@@ -43,25 +36,10 @@ def unpack_batch(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
     return image, columns[0], columns[1]
 
 
-def stream_names(trainer: L.Trainer) -> dict[str, str]:
-    """Name and group of each test dataloader, in order.
-
-    Names are the keys of a dict of dataloaders, else `test`, `test_1`, …; groups come from the data module's `groups`
-    (name → "near" or "far"), else all is `ood`.
-    """
+def test_loaders(trainer: L.Trainer) -> dict[str, Any]:
+    """The test dataloaders by name, in order: the keys of a dict of them, else `test`, `test_1`, …."""
     loaders = trainer.test_dataloaders
     if isinstance(loaders, Mapping):
-        names = [str(name) for name in loaders]
-    else:
-        count = len(loaders) if isinstance(loaders, Sequence) else 1
-        names = ["test" if i == 0 else f"test_{i}" for i in range(count)]
-    groups = getattr(trainer.datamodule, "groups", None) or {}  # type: ignore[attr-defined]
-    return {name: groups.get(name, "ood") for name in names}
-
-
-def test_loader(trainer: L.Trainer, dataloader_idx: int) -> Any:
-    """The test dataloader of this number."""
-    loaders = trainer.test_dataloaders
-    if isinstance(loaders, Mapping):
-        return list(loaders.values())[dataloader_idx]
-    return loaders[dataloader_idx] if isinstance(loaders, Sequence) else loaders
+        return {str(name): loader for name, loader in loaders.items()}
+    loaders = loaders if isinstance(loaders, Sequence) else [loaders]
+    return {f"test_{i}" if i else "test": loader for i, loader in enumerate(loaders)}

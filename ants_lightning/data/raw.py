@@ -13,13 +13,8 @@ from torchvision.transforms.functional import to_pil_image
 class RawImages:
     """PIL images by their place in the stream.
 
-    A data set with `raw_image(index)` gives them back at full resolution; for any other the candidates of each batch are
-    de-normalised and kept, the newest `capacity` of them.
-
-    Args:
-        dataset: of the stream.
-        preprocess: the model's transform, whose `Normalize` is undone.
-        capacity: images kept of a data set that gives none back.
+    A data set with `raw_image(index)` gives them back at full resolution. For any other the wanted images of each batch
+    are de-normalised (by the `Normalize` of `preprocess`) and kept, the newest `capacity` of them.
     """
 
     def __init__(self, dataset: Any, preprocess: Any, capacity: int) -> None:

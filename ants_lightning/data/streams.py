@@ -12,21 +12,17 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class MixedStream(Dataset):
-    """An ID set mixed with an OOD set, in a seeded order that belongs to the data set.
+    """An ID set mixed with an OOD set, in a seeded order that belongs to the data set; refuses an empty set.
 
     Args:
-        id_set: map-style data set of `(image, label)`, label in 0…C-1; images as PIL images.
+        id_set: map-style data set of `(PIL image, label)`, label in 0…C-1.
         ood_set: the same; its labels are not looked at.
         transform: from a PIL image to the tensor that the model takes.
         seed: of the order.
-
-    Raises:
-        ValueError: an empty set.
     """
 
     def __init__(self, id_set: Dataset, ood_set: Dataset, transform: Callable[[Any], Any], seed: int = 0) -> None:
-        self.sets = (id_set, ood_set)
-        self.transform = transform
+        self.sets, self.transform = (id_set, ood_set), transform
         self.n_id, n_ood = len(id_set), len(ood_set)  # type: ignore[arg-type]
         if not self.n_id or not n_ood:
             raise ValueError(f"a stream needs ID and OOD images, got {self.n_id} and {n_ood}")
@@ -39,14 +35,13 @@ class MixedStream(Dataset):
     def _item(self, index: int) -> tuple[Any, int]:
         place = int(self.order[index])
         if place < self.n_id:
-            image, label = self.sets[0][place]
-            return image, int(label)
+            return self.sets[0][place]
         return self.sets[1][place - self.n_id][0], -1
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`image`, `label` (-1 = OOD) and `index` of a place in the stream."""
         image, label = self._item(index)
-        return {"image": self.transform(image), "label": label, "index": index}
+        return {"image": self.transform(image), "label": int(label), "index": index}
 
     def raw_image(self, index: int) -> Any:
         """The untransformed PIL image at a place in the stream, for the MLLM."""
@@ -60,7 +55,7 @@ class OODDataModule(L.LightningDataModule):
         id_set: data set of `(PIL image, label)`.
         near: near-OOD sets by name.
         far: far-OOD sets by name.
-        class_names: ID class names, in the order of the labels.
+        class_names: ID class names, in the order of the labels; None: `id_set.classes`.
         batch_size: images per batch and device.
         num_workers: of the loaders.
         seed: of the order of the streams.
@@ -83,10 +78,8 @@ class OODDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         near, far = near or {}, far or {}
-        if not near and not far:
-            raise ValueError("no OOD set: give at least one in `near` or `far`")
-        if set(near) & set(far):
-            raise ValueError(f"OOD sets both near and far: {sorted(set(near) & set(far))}")
+        if not near | far or set(near) & set(far):
+            raise ValueError(f"OOD sets must be near or far, and there must be one: got {list(near)} and {list(far)}")
         self.id_set, self.ood_sets = id_set, {**near, **far}
         self.groups = {name: "near" if name in near else "far" for name in self.ood_sets}
         self.class_names = class_names or getattr(id_set, "classes", None)
@@ -95,9 +88,7 @@ class OODDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Mix the streams, with the model's preprocessing unless a transform was given."""
         transform = self.transform or self.trainer.lightning_module.preprocess  # type: ignore[union-attr]
-        self.streams = {
-            name: MixedStream(self.id_set, ood_set, transform, self.seed) for name, ood_set in self.ood_sets.items()
-        }
+        self.streams = {name: MixedStream(self.id_set, ood, transform, self.seed) for name, ood in self.ood_sets.items()}
 
     def test_dataloader(self) -> dict[str, DataLoader]:
         """One loader a stream, in stream order; over several ranks without the padding of Lightning's own sampler."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import unicodedata
@@ -33,11 +34,10 @@ class MLLM(Protocol):
 
 
 def parse_sentence(answer: str, max_words: int = 30) -> str:
-    """The first line of an answer as plain text of at most `max_words` words; "" if there is none.
+    r"""The first line of an answer as plain text of at most `max_words` words; "" if there is none.
 
-    Example:
-        >>> parse_sentence(' "A small  red bird.\\n\\nIs there anything else?')
-        'A small red bird.'
+    >>> parse_sentence(' "A small  red bird.\n\nIs there anything else?')
+    'A small red bird.'
     """
     for line in _clean(answer).splitlines():
         text = " ".join(_BULLET.sub("", line).split()[:max_words]).strip(" \"'`*_")
@@ -47,28 +47,21 @@ def parse_sentence(answer: str, max_words: int = 30) -> str:
 
 
 def parse_names(answer: str, count: int) -> list[str]:
-    """At most `count` different names from an answer: a JSON list, or lines or commas, numbered or not.
+    r"""At most `count` different names of up to four words from an answer: a JSON list, or lines or commas.
 
-    Items of more than four words are taken for chatter.
-
-    Example:
-        >>> parse_names("Sure! Here are five classes you may like:\\n1. Wolf\\n2. red fox, coyote\\n", 5)
-        ['Wolf', 'red fox', 'coyote']
+    >>> parse_names("Sure! Here are five classes you may like:\n1. Wolf\n2. red fox, coyote\n", 5)
+    ['Wolf', 'red fox', 'coyote']
     """
     text = _clean(answer)
-    start, end = text.find("["), text.rfind("]")
     items: list[str] = []
-    if 0 <= start < end:
-        try:
-            items = [item for item in json.loads(text[start : end + 1]) if isinstance(item, str)]
-        except (ValueError, RecursionError):
-            items = []
+    with contextlib.suppress(ValueError, RecursionError):  # no JSON in it
+        items = [item for item in json.loads(text[text.index("[") : text.rindex("]") + 1]) if isinstance(item, str)]
     if not items:
         items = [part for line in text.splitlines() for part in re.split(r"[,;]|\band\b", _BULLET.sub("", line))]
     names: dict[str, str] = {}
     for item in items:
         name = " ".join(_BULLET.sub("", item).split()).strip(" .:!?\"'`*_[](){}")
-        if name and len(name.split()) <= 4 and any(character.isalpha() for character in name):
+        if len(name.split()) <= 4 and any(character.isalpha() for character in name):
             names.setdefault(name.lower(), name)
     return list(names.values())[:count]
 

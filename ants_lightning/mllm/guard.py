@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from PIL.Image import Image
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class Guard:
-    """An MLLM that never ends the run: what it fails at is None, logged once a kind, and counted.
+    """An MLLM that never ends the run: what it fails at is None (to be asked again), counted, and logged once a kind.
 
-    `counts` holds `mllm_calls` (questions, one an image or a class), `mllm_failures` (those without a usable answer) and
-    `mllm_seconds`.
+    `counts` holds `mllm_calls` (questions, one an image or a class), `mllm_failures` (those without a usable answer)
+    and `mllm_seconds`.
     """
 
     def __init__(self, mllm: MLLM) -> None:
@@ -31,32 +31,32 @@ class Guard:
         self.counts = {"mllm_calls": 0, "mllm_failures": 0, "mllm_seconds": 0.0}
 
     def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str | None]:
-        """`MLLM.describe`, None where it failed (to be asked again)."""
-        return self._ask("describe", lambda: self.mllm.describe(images, avoid), len(images))
+        """`MLLM.describe`, or None for each."""
+        return self._ask("describe", images, avoid)
 
     def similar_classes(self, names: Sequence[str], count: int) -> list[list[str] | None]:
-        """`MLLM.similar_classes`, None where it failed (to be asked again)."""
-        return self._ask("similar_classes", lambda: self.mllm.similar_classes(names, count), len(names))
+        """`MLLM.similar_classes`, or None for each."""
+        return self._ask("similar_classes", names, count)
 
     def failed(self, what: str, count: int, error: Exception) -> None:
-        """Count failures and say so, the first time for each kind."""
+        """Count failures; say so the first time for each kind."""
         self.counts["mllm_failures"] += count
         if what not in self._warned:
             self._warned.add(what)
             logger.warning("%s failed (%s: %s); the run goes on without", what, type(error).__name__, error)
 
-    def _ask(self, what: str, call: Callable[[], list[Any]], count: int) -> list[Any]:
-        if not count:
+    def _ask(self, what: str, questions: Sequence[Any], detail: Any) -> list[Any]:
+        if not questions:
             return []
         start = time.monotonic()
-        self.counts["mllm_calls"] += count
+        self.counts["mllm_calls"] += len(questions)
         try:
-            answers = call()
-            if len(answers) != count:
-                raise ValueError(f"{count} questions, {len(answers)} answers")
+            answers = getattr(self.mllm, what)(questions, detail)
+            if len(answers) != len(questions):
+                raise ValueError(f"{len(questions)} questions, {len(answers)} answers")
             self.counts["mllm_failures"] += sum(not answer for answer in answers)
-        except Exception as error:
-            answers = [None] * count
-            self.failed(f"mllm.{what}", count, error)
+        except Exception as error:  # whatever a model or a server throws
+            answers = [None] * len(questions)
+            self.failed(f"mllm.{what}", len(questions), error)
         self.counts["mllm_seconds"] += time.monotonic() - start
         return answers

@@ -14,11 +14,10 @@ from ants_lightning.mllm.base import DESCRIBE_PROMPT, SIMILAR_PROMPT, parse_name
 
 logger = logging.getLogger(__name__)
 
-# What stays unquantised, by the names that families give to head, vision tower and projector. bitsandbytes matches a name
-# from the start of a module's path or as its last part; those that a model lacks do nothing.
-UNQUANTISED = (
-    "lm_head", "model.vision_tower", "model.multi_modal_projector", "model.vision_model", "model.connector", "model.visual",
-)  # fmt: skip
+# Head, vision towers and projectors, as the families call them, stay unquantised. A name matches from the start of a
+# module's path or as its last part; those that a model lacks do nothing.
+UNQUANTISED = ["lm_head", *(f"model.{name}" for name in (
+    "vision_tower", "multi_modal_projector", "vision_model", "connector", "visual"))]  # fmt: skip
 
 
 class TransformersMLLM:
@@ -50,10 +49,8 @@ class TransformersMLLM:
         describe_prompt: str = DESCRIBE_PROMPT,
         similar_prompt: str = SIMILAR_PROMPT,
     ) -> None:
-        if quantization not in ("nf4", "none"):
-            raise ValueError(f"quantization must be nf4 or none, got {quantization!r}")
-        if compute_dtype not in ("auto", "float32", "bfloat16", "float16"):
-            raise ValueError(f"compute_dtype must be auto, float32, bfloat16 or float16, got {compute_dtype!r}")
+        if quantization not in ("nf4", "none") or compute_dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ValueError(f"unknown quantization or compute_dtype: {quantization!r}, {compute_dtype!r}")
         if batch_size < 1 or max_new_tokens < 1:
             raise ValueError(f"batch_size and max_new_tokens must be at least 1, got {batch_size} and {max_new_tokens}")
         self.name, self.revision, self.quantization, self.compute_dtype = model, revision, quantization, compute_dtype
@@ -73,7 +70,7 @@ class TransformersMLLM:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=list(UNQUANTISED),
+            llm_int8_skip_modules=UNQUANTISED,
         )
         self.processor = AutoProcessor.from_pretrained(self.name, revision=self.revision)
         self.processor.tokenizer.padding_side = "left"  # batched answers equal single ones only so
@@ -86,20 +83,15 @@ class TransformersMLLM:
         )
         self.model = model.eval()
         linear = [type(m).__name__ for m in model.modules() if isinstance(m, torch.nn.Linear)]
-        four_bit = linear.count("Linear4bit")
+        four_bit, size = linear.count("Linear4bit"), model.get_memory_footprint() / 1e6
         if self.quantization == "nf4" and not four_bit:
             raise ValueError(f"{self.name}: none of its {len(linear)} linear layers was quantised")
-        logger.info(
-            "%s on %s: %d of %d linear layers in 4 bits, %.2f GB", self.name, device, four_bit, len(linear),
-            model.get_memory_footprint() / 1e9,
-        )  # fmt: skip
+        logger.info("%s: %d of %d linear layers in 4 bits, %.1f MB", self.name, four_bit, len(linear), size)
 
     def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str]:
         """A few words for each image, without its name in `avoid`; "" where the answer held nothing."""
-        chats = [
-            self._chat(self.describe_prompt.format(name=name), image)
-            for image, name in zip(images, avoid, strict=True)
-        ]
+        texts = [self.describe_prompt.format(name=name) for name in avoid]
+        chats = [self._chat(text, image) for text, image in zip(texts, images, strict=True)]
         return [parse_sentence(answer) for answer in self._answers(chats)]
 
     def similar_classes(self, names: Sequence[str], count: int = 5) -> list[list[str]]:

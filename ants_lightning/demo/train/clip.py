@@ -114,11 +114,13 @@ class _Loss(nn.Module):
         return losses
 
 
-def make_batch(n: int, names: list[str], g: torch.Generator, rng: random.Random, plain: float = 0.25) -> tuple[Any, ...]:
+def make_batch(
+    n: int, names: list[str], g: torch.Generator, rng: random.Random, plain: float = 0.25, alone: bool = True
+) -> tuple[Any, ...]:
     """Fresh images with captions: pixels, masks, facts, texts, what the texts say, things."""
     specs = sample_specs(n, names, g, plain)
     images, masks = draw_images_and_masks(specs, g)
-    texts, said = training_captions(specs, rng)
+    texts, said = training_captions(specs, rng, alone)
     return (images.float() / 255 - MEAN) / STD, masks, image_facts(specs), texts, said, specs.thing
 
 
@@ -140,7 +142,7 @@ def train_clip(name: str, images: int, seed: int, folder: Path, device: str = "c
     start, shown = time.monotonic(), {}
     for step in range(steps):
         plain = max(0.25, 1 - step / (0.2 * steps)) if name == "eyes" else 0.25  # easy at first, for the slower learner
-        batch = make_batch(BATCH, THINGS, g, rng, plain)
+        batch = make_batch(BATCH, THINGS, g, rng, plain, alone=name == "detector")
         losses = loss(*(x.to(device) if isinstance(x, Tensor) else x for x in batch))
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(loss.parameters(), 1.0)

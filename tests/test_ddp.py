@@ -1,0 +1,152 @@
+"""Two processes × batch 8 over gloo end in the same state as one process × batch 16."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from ants_lightning.metrics import detection_metrics
+
+SCRIPT = '''
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+from PIL import ImageStat
+
+from ants_lightning import ANTS, NegativeMemory, Report, demo
+from ants_lightning.demo.scenery import SCENES
+
+
+class ColourMLLM:
+    """Answers that depend on the image and the names alone."""
+
+    def setup(self, device):
+        pass
+
+    def describe(self, images, avoid):
+        answers = []
+        for image, name in zip(images, avoid, strict=True):
+            mean = [int(x) for x in ImageStat.Stat(image).mean]
+            adjective = demo.DEMO_ADJECTIVES[(mean[0] + len(name)) % len(demo.DEMO_ADJECTIVES)]
+            noun = demo.DEMO_NOUNS[(mean[1] + 3 * mean[2]) % len(demo.DEMO_NOUNS)]
+            answers.append(f"a {adjective} {noun} no {mean[0]}")
+        return answers
+
+    def similar_classes(self, names, count=5):
+        return [[demo.DEMO_NOUNS[(len(name) * (k + 3)) % len(demo.DEMO_NOUNS)] for k in range(count)] for name in names]
+
+
+class Dump(L.Callback):
+    """Keeps the scores and the label of every image, by stream and place in the stream."""
+
+    def __init__(self):
+        self.scores = {}
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        columns = {**outputs["scores"], "label": outputs["label"]}
+        stream = self.scores.setdefault(list(pl_module.groups)[dataloader_idx], {})
+        for i, index in enumerate(outputs["index"].tolist()):
+            assert index not in stream
+            stream[index] = {name: column[i].item() for name, column in columns.items()}
+
+
+def main(folder, devices, batch_size):
+    data = demo.DemoDataModule(n_id=61, n_ood=60, batch_size=batch_size)
+    # 61 + 68 images: with two ranks the first has one batch more than the second.
+    data.ood_sets["scenes"] = demo.DrawnImages(SCENES, 68, 9)
+    model = ANTS(
+        demo.CLIP, pretrained=None, nouns=demo.DEMO_NOUNS, adjectives=demo.DEMO_ADJECTIVES, keep=0.7, num_groups=5
+    )
+    dump = Dump()
+    memory = NegativeMemory(ColourMLLM(), refresh_every=2, min_images=30, delta=0.5, ens_size=60)
+    trainer = L.Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        callbacks=[memory, dump, Report()],
+    )
+    trainer.test(model, data, verbose=False)
+    torch.save(dump.scores, Path(folder) / f"scores_{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], 2, 8)
+'''
+
+
+def start(script, folder, seconds=240):
+    """Run the script and the rank that it starts; end both at the time limit."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder)], env=env, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"two processes did not end within {seconds} s:\n{process.communicate()[0][-3000:]}")
+    assert process.returncode == 0, output[-3000:]
+
+
+def numbers(tree, path="") -> Iterator[tuple[str, float]]:
+    """The numbers of nested dicts, by path."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from numbers(value, f"{path}/{key}")
+        elif isinstance(value, int | float) and key != "mllm_seconds":
+            yield f"{path}/{key}", float(value)
+
+
+def difference(what, one, two):
+    """Of two trees with the same leaves: the largest difference, which is printed too."""
+    first, second = dict(numbers(one)), dict(numbers(two))
+    assert first.keys() == second.keys()
+    size, path = max((abs(value - second[path]), path) for path, value in first.items())
+    print(f"one process and two: largest difference of {what} {size:.1e}, {path}")
+    return size
+
+
+def measured(images):
+    """The metrics of dumped scores, each image counted once."""
+    is_ood = torch.tensor([image["label"] < 0 for image in images])
+    names = [name for name in images[0] if name != "label"]
+    return {name: detection_metrics(torch.tensor([image[name] for image in images]), is_ood) for name in names}
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_two_ranks_equal_one(tmp_path):
+    script, single, double = tmp_path / "script.py", tmp_path / "single", tmp_path / "double"
+    script.write_text(SCRIPT, encoding="utf-8")
+    single.mkdir()
+    double.mkdir()
+    start(script, double)
+    runpy.run_path(str(script))["main"](str(single), 1, 16)
+
+    one, two = (json.loads((folder / "results.json").read_text("utf-8"))["streams"] for folder in (single, double))
+    everything = torch.load(single / "scores_0.pt", weights_only=True)
+    shares = [torch.load(double / f"scores_{rank}.pt", weights_only=True) for rank in range(2)]
+    for name, n_ood in (("lookalikes", 60), ("textures", 60), ("scenes", 68)):
+        first, second = (share[name] for share in shares)
+        assert not first.keys() & second.keys()  # every image on one rank
+        assert len(first) - len(second) == 1
+        for stream, images in ((one[name], everything[name]), (two[name], first | second)):
+            assert (stream["n_id"], stream["n_ood"]) == (61, n_ood)
+            assert len(images) == 61 + n_ood
+            assert stream["scores"] == {key: pytest.approx(m) for key, m in measured(list(images.values())).items()}
+            assert stream["mllm_calls"] > stream["mllm_failures"] == 0
+            assert stream["n_vsnl"] > 0
+            assert stream["lambda"] != 0.5
+        assert difference(f"the scores of {name}", everything[name], first | second) < 1e-4  # cosines × 100 in float32
+        adaptation = [{k: v for k, v in results[name].items() if k != "scores"} for results in (one, two)]
+        assert difference(f"the adaptation to {name}", *adaptation) < 1e-5
+        # Two images whose scores differ by less than rounding may change places: one pair is 1 / (61 · 60).
+        metrics = [{k: {"auroc": v["auroc"]} for k, v in results[name]["scores"].items()} for results in (one, two)]
+        assert difference(f"AUROC on {name}", *metrics) < 1e-3
