@@ -110,8 +110,9 @@ def mcm_score(image_features: Tensor, id_text: Tensor, temperature: float = 1.0)
 
 
 def mcm_from_logits(id_logits: Tensor) -> Tensor:
-    """`1 - max softmax` of logits `(n, C)`, as `-expm1(max - lse)`: small values are not rounded to 0."""
-    return -torch.expm1(id_logits.max(1).values - id_logits.logsumexp(1))
+    """`1 - max softmax` of logits `(n, C)`, as the sum of the other probabilities: small values keep their digits."""
+    probability = id_logits.softmax(1)
+    return probability.scatter(1, probability.argmax(1, keepdim=True), 0.0).sum(1)
 
 
 def adaptive_weight(ood_ens: Tensor, ood_vsnl: Tensor) -> float:

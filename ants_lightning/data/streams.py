@@ -88,7 +88,8 @@ class OODDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Mix the streams, with the model's preprocessing unless a transform was given."""
         transform = self.transform or self.trainer.lightning_module.preprocess  # type: ignore[union-attr]
-        self.streams = {name: MixedStream(self.id_set, ood, transform, self.seed) for name, ood in self.ood_sets.items()}
+        sets = self.ood_sets.items()
+        self.streams = {name: MixedStream(self.id_set, ood_set, transform, self.seed) for name, ood_set in sets}
 
     def test_dataloader(self) -> dict[str, DataLoader]:
         """One loader a stream, in stream order; over several ranks without the padding of Lightning's own sampler."""

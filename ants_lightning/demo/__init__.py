@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -26,7 +27,13 @@ def word_list(words: list[str], seed: int = 0) -> list[str]:
     return [words[i] for i in sorted(order[: len(words) // 2].tolist())]
 
 
-DEMO_NOUNS, DEMO_ADJECTIVES = word_list(NOUNS), word_list(ADJECTIVES)
+WORDS = {"nouns": word_list(NOUNS), "adjectives": word_list(ADJECTIVES)}
+# The sizes of this world, as in configs/demo.yaml; everything else is the default. τ is the miniature's own logit scale, as
+# 0.01 is that of CLIP.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "model": {"keep": 0.7, "num_groups": 5, "temperature": 0.04},
+    "memory": {"refresh_every": 4, "min_images": 100, "delta": 0.5, "ens_size": 100},
+}
 
 
 class DrawnImages(Dataset):

@@ -65,7 +65,7 @@ def sample_specs(n: int, names: list[str], g: torch.Generator, plain: float = 0.
     if unknown or not names:
         raise ValueError(f"no such things in the demo world: {sorted(unknown)}" if unknown else "names is empty")
     things = torch.tensor([THINGS.index(name) for name in names])
-    thing = things[torch.randperm(n, generator=g) % len(names)]
+    thing = things[torch.randperm(max(n, len(names)), generator=g)[:n] % len(names)]
     is_object = thing < len(OBJECTS)
     kind = torch.rand(n, generator=g)
     ground = torch.where(kind < plain, draw(len(COLORS)), len(COLORS) + draw(len(TEXTURES)))
@@ -177,17 +177,17 @@ def caption(specs: Specs, i: int, avoid: str = "") -> str:
     return f"a {size} {color} {'object' if thing == avoid else thing} on {ground}"
 
 
-def training_captions(specs: Specs, rng: random.Random, alone: bool = True) -> tuple[list[str], Tensor]:
+def training_captions(specs: Specs, rng: random.Random) -> tuple[list[str], Tensor]:
     """One short caption an image, and what it says: (n, 6) of [object, color, size, background, tint, kind], -1 = unsaid.
 
-    `kind` is 0 for objects, 1 for textures, 2 for scenes. An image fits a caption if it agrees with everything said. With
-    `alone`, "the nice stripes." means stripes alone; without, it fits a star on stripes too.
+    `kind` is 0 for objects, 1 for textures, 2 for scenes. An image fits a caption if it agrees with everything said: so
+    "the nice stripes.", said of stripes alone, does not fit a star on stripes.
     """
     texts, facts = [], torch.full((len(specs), 6), -1)
     for i, kind in enumerate(image_facts(specs)[:, 5].tolist()):
         obj, col, siz, bg, tint = (int(value[i]) for value in vars(specs).values())
         thing, ground = THINGS[int(specs.thing[i])], BACKGROUNDS[bg]
-        u, said = rng.random(), ({0: obj} if kind == 0 else {3: bg, 5: kind if alone else -1})
+        u, said = rng.random(), ({0: obj} if kind == 0 else {3: bg, 5: kind})
         if u < 0.35:
             text = f"the nice {thing}."
         elif u < 0.45:

@@ -12,13 +12,13 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ants_lightning.demo.tokens import build_tokenizer
 from ants_lightning.demo.world import (
-    SIZE,
     OBJECTS,
+    SIZE,
     THINGS,
     draw_images_and_masks,
     image_facts,
@@ -115,34 +115,43 @@ class _Loss(nn.Module):
 
 
 def make_batch(
-    n: int, names: list[str], g: torch.Generator, rng: random.Random, plain: float = 0.25, alone: bool = True
+    n: int, names: list[str], g: torch.Generator, rng: random.Random, plain: float = 0.25
 ) -> tuple[Any, ...]:
     """Fresh images with captions: pixels, masks, facts, texts, what the texts say, things."""
     specs = sample_specs(n, names, g, plain)
     images, masks = draw_images_and_masks(specs, g)
-    texts, said = training_captions(specs, rng, alone)
+    texts, said = training_captions(specs, rng)
     return (images.float() / 255 - MEAN) / STD, masks, image_facts(specs), texts, said, specs.thing
 
 
-def train_clip(name: str, images: int, seed: int, folder: Path, device: str = "cpu") -> dict[str, Any]:
-    """Train `VISION[name]` on this many fresh images and save it to `folder`; returns what the model card tells."""
+def train_clip(
+    name: str, images: int, seed: int, folder: Path, start: Path | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """Train `VISION[name]` on this many fresh images and save it to `folder`; returns what the model card tells.
+
+    Without `start` this is the first stage: objects only, the first 64 of them. With it, the model in that folder goes on
+    with everything that the world shows, at a third of the learning rate.
+    """
     torch.manual_seed(seed)
     g, rng = torch.Generator().manual_seed(seed), random.Random(seed)
-    config = clip_config(VISION[name])
+    config, names = clip_config(VISION[name]), THINGS if start else OBJECTS[:64]
     model = open_clip.CLIP(**config["model_cfg"])
     with torch.no_grad():
         model.logit_scale.fill_(3.0)
     loss = _Loss(model, VISION[name]["patch_size"], VISION[name]["width"]).to(device)
+    if start:
+        model.load_state_dict({k: v.float() for k, v in load_file(start / "open_clip_model.safetensors").items()})
     decay = [p for p in loss.parameters() if p.ndim > 1]
     rest = [p for p in loss.parameters() if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    steps, peak = images // BATCH, 1.5e-3 if name == "detector" else 1e-3
+    steps, peak = images // BATCH, (1.5e-3 if name == "detector" else 1e-3) / (3 if start else 1)
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.08, cycle_momentum=False)
-    start, shown = time.monotonic(), {}
+    begun, shown = time.monotonic(), {}
     for step in range(steps):
-        plain = max(0.25, 1 - step / (0.2 * steps)) if name == "eyes" else 0.25  # easy at first, for the slower learner
-        batch = make_batch(BATCH, THINGS, g, rng, plain, alone=name == "detector")
+        easy = name == "eyes" and not start  # plain backgrounds at first, for the slower learner
+        plain = max(0.25, 1 - step / (0.2 * steps)) if easy else 0.25
+        batch = make_batch(BATCH, names, g, rng, plain)
         losses = loss(*(x.to(device) if isinstance(x, Tensor) else x for x in batch))
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(loss.parameters(), 1.0)
@@ -154,13 +163,13 @@ def train_clip(name: str, images: int, seed: int, folder: Path, device: str = "c
         for key, value in losses.items():
             shown[key] = 0.98 * shown.get(key, value.item()) + 0.02 * value.item()
         if step % 100 == 99 or step == steps - 1:
-            rate = (step + 1) * BATCH / (time.monotonic() - start)
+            rate = (step + 1) * BATCH / (time.monotonic() - begun)
             logger.info("%s step %d/%d, %.0f images/s, scale %.0f, %s", name, step + 1, steps, rate,
                         model.logit_scale.exp().item(), {k: round(v, 3) for k, v in shown.items()})  # fmt: skip
         if step % 500 == 499 or step == steps - 1:
             save_clip(model, config, folder)
     return {"seed": seed, "images": steps * BATCH, "steps": steps, "parameters": sum(p.numel() for p in model.parameters()),
-            "minutes": round((time.monotonic() - start) / 60, 1), "logit_scale": round(model.logit_scale.exp().item(), 1),
+            "minutes": round((time.monotonic() - begun) / 60, 1), "logit_scale": round(model.logit_scale.exp().item(), 1),
             "losses": {k: round(v, 3) for k, v in shown.items()}}  # fmt: skip
 
 

@@ -1,0 +1,124 @@
+"""What the MLLM's eyes are worth: `python -m ants_lightning.demo.controls --seeds 101 102 103`.
+
+Runs the demo with its LLaVA and with stand-ins for it: sentences of random other images, random class names instead of
+similar ones, and perfect captions; prints mean AUROC / FPR95 (%) over the seeds as Markdown, and both estimates of λ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import random
+import statistics
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from ants_lightning import ANTS, NegativeMemory, Report
+from ants_lightning.demo import CLIP, LLAVA, SETTINGS, WORDS, DemoDataModule
+from ants_lightning.demo.shapes import FAMILIES
+from ants_lightning.demo.world import OBJECTS, caption
+from ants_lightning.mllm import MLLM, TransformersMLLM
+
+
+class PerfectCaptions:
+    """Says what was drawn: the upper bound of `describe`; similar classes are the true families."""
+
+    def __init__(self, data: DemoDataModule) -> None:
+        sets = [data.id_set, *data.ood_sets.values()]
+        self.drawn = {_key(s[i][0]): (s.specs, i) for s in sets for i in range(len(s))}  # type: ignore[attr-defined,arg-type]
+
+    def setup(self, device: torch.device) -> None:
+        """Nothing to load."""
+
+    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str]:
+        """The full sentence that belongs to the drawing."""
+        return [caption(*self.drawn[_key(image)], name) for image, name in zip(images, avoid, strict=True)]
+
+    def similar_classes(self, names: Sequence[str], count: int = 5) -> list[list[str]]:
+        """The rest of the family."""
+        return [[o for o in next(f for f in FAMILIES if name in f) if o != name][:count] for name in names]
+
+
+class Blind:
+    """The real LLaVA with its eyes covered: other images are described, or any class names are given as similar ones."""
+
+    def __init__(self, mllm: MLLM, data: DemoDataModule, sentences: bool, names: bool) -> None:
+        self.mllm, self.sentences, self.names = mllm, sentences, names
+        sets = [data.id_set, *data.ood_sets.values()]
+        self.images: list[Image] = [s[i][0] for s in sets for i in range(len(s))]  # type: ignore[arg-type]
+        self.rng = random.Random(0)
+
+    def setup(self, device: torch.device) -> None:
+        """Load the LLaVA."""
+        self.mllm.setup(device)
+
+    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str]:
+        """Sentences of random images of all streams and ID classes."""
+        return self.mllm.describe(self.rng.sample(self.images, len(images)) if self.sentences else images, avoid)
+
+    def similar_classes(self, names: Sequence[str], count: int = 5) -> list[list[str]]:
+        """Random object names."""
+        if self.names:
+            return [self.rng.sample(OBJECTS, count) for _ in names]
+        return self.mllm.similar_classes(names, count)
+
+
+def _key(image: Image) -> bytes:
+    return np.asarray(image).tobytes()
+
+
+def run(seed: int, control: str, **settings: Any) -> dict[str, Any]:
+    """One demo run, as `results.json` tells it."""
+    data = DemoDataModule(seed=seed)
+    llava = TransformersMLLM(LLAVA, batch_size=32, max_new_tokens=16)
+    mllm = {
+        "LLaVA": lambda: llava,
+        "sentences of random images": lambda: Blind(llava, data, sentences=True, names=False),
+        "random class names": lambda: Blind(llava, data, sentences=False, names=True),
+        "perfect captions": lambda: PerfectCaptions(data),
+    }[control]()
+    model = ANTS(CLIP, **WORDS, **SETTINGS["model"])
+    report = Report()
+    memory = NegativeMemory(mllm, **{**SETTINGS["memory"], **settings})
+    trainer = L.Trainer(callbacks=[memory, report], logger=False, enable_progress_bar=False, accelerator="cpu",
+                        default_root_dir="runs/controls", enable_model_summary=False)  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer.test(model, data, verbose=False)
+    return report.results
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m ants_lightning.demo.controls", description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
+    parser.add_argument("--controls", nargs="+", default=["LLaVA", "sentences of random images", "random class names", "perfect captions"])
+    args = parser.parse_args()
+    out = sys.stdout.write
+    for control in args.controls:
+        runs = [run(seed, control) for seed in args.seeds]
+        streams = list(runs[0]["streams"])
+        out(f"\n{control}, seeds {args.seeds}\n\n| score | {' | '.join(streams)} |\n|---|{'---|' * len(streams)}\n")
+        for score in runs[0]["streams"][streams[0]]["scores"]:
+            cells = []
+            for stream in streams:
+                found = [r["streams"][stream]["scores"][score] for r in runs]
+                cells.append(" / ".join(f"{100 * statistics.mean(f[m] for f in found):.1f}" for m in ("auroc", "fpr95")))
+            out(f"| {score} | {' | '.join(cells)} |\n")
+        for name in ("lambda_paper", "lambda_prequential"):
+            cells = [f"{statistics.mean(r['streams'][stream][name] for r in runs):.2f}" for stream in streams]
+            out(f"| {name} | {' | '.join(cells)} |\n")
+        for weight in ("paper", "prequential") if control == "LLaVA" else ():
+            found = [run(seed, control, weight=weight)["streams"] for seed in args.seeds]
+            cells = [f"{100 * statistics.mean(f[s]['scores']['ants']['auroc'] for f in found):.2f}" for s in streams]
+            out(f"| ants, weight: {weight} | {' | '.join(cells)} |\n")
+
+
+if __name__ == "__main__":
+    main()
