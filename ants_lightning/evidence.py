@@ -81,8 +81,8 @@ class Evidence:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers."""
-        return dict(vars(self))
+        return {**vars(self), "bank": dict(self.bank)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become what `state_dict` told."""
-        vars(self).update(state)
+        vars(self).update(state, bank=dict(state["bank"]))

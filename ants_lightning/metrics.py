@@ -69,7 +69,7 @@ class OODMetrics(Metric):
         if scores.shape != (len(label), len(self.names)) or prediction.shape != label.shape:
             shapes = [tuple(x.shape) for x in (scores, label, prediction)]
             raise ValueError(f"scores (n, {len(self.names)}), label (n,) and prediction (n,) needed, got {shapes}")
-        self.scores.append(scores.float())
+        self.scores.append(scores.double())
         self.is_ood.append(label < 0)
         self.id_correct = self.id_correct + (prediction == label).sum()  # a negative label equals no prediction
 

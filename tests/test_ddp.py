@@ -35,13 +35,13 @@ class ColourMLLM:
         answers = []
         for image, name in zip(images, avoid, strict=True):
             mean = [int(x) for x in ImageStat.Stat(image).mean]
-            adjective = demo.DEMO_ADJECTIVES[(mean[0] + len(name)) % len(demo.DEMO_ADJECTIVES)]
-            noun = demo.DEMO_NOUNS[(mean[1] + 3 * mean[2]) % len(demo.DEMO_NOUNS)]
+            adjective = demo.WORDS["adjectives"][(mean[0] + len(name)) % len(demo.WORDS["adjectives"])]
+            noun = demo.WORDS["nouns"][(mean[1] + 3 * mean[2]) % len(demo.WORDS["nouns"])]
             answers.append(f"a {adjective} {noun} no {mean[0]}")
         return answers
 
     def similar_classes(self, names, count=5):
-        return [[demo.DEMO_NOUNS[(len(name) * (k + 3)) % len(demo.DEMO_NOUNS)] for k in range(count)] for name in names]
+        return [[demo.WORDS["nouns"][(len(name) * (k + 3)) % len(demo.WORDS["nouns"])] for k in range(count)] for name in names]
 
 
 class Dump(L.Callback):
@@ -63,7 +63,7 @@ def main(folder, devices, batch_size):
     # 61 + 68 images: with two ranks the first has one batch more than the second.
     data.ood_sets["scenes"] = demo.DrawnImages(SCENES, 68, 9)
     model = ANTS(
-        demo.CLIP, pretrained=None, nouns=demo.DEMO_NOUNS, adjectives=demo.DEMO_ADJECTIVES, keep=0.7, num_groups=5
+        demo.CLIP, pretrained=None, nouns=demo.WORDS["nouns"], adjectives=demo.WORDS["adjectives"], keep=0.7, num_groups=5
     )
     dump = Dump()
     memory = NegativeMemory(ColourMLLM(), refresh_every=2, min_images=30, delta=0.5, ens_size=60)

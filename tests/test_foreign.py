@@ -50,7 +50,7 @@ class RecordingMLLM:
         self._count(images)
         self.images += images
         self.avoid += avoid
-        return [f"a {demo.DEMO_ADJECTIVES[i % 5]} {demo.DEMO_NOUNS[i % 7]}" for i in range(len(images))]
+        return [f"a {demo.WORDS["adjectives"][i % 5]} {demo.WORDS["nouns"][i % 7]}" for i in range(len(images))]
 
     def similar_classes(self, names, count=5):
         self._count(names)
@@ -58,7 +58,7 @@ class RecordingMLLM:
 
 
 def make_model(**changes):
-    words = {"nouns": demo.DEMO_NOUNS, "adjectives": demo.DEMO_ADJECTIVES, "keep": 0.7, "num_groups": 5}
+    words = {"nouns": demo.WORDS["nouns"], "adjectives": demo.WORDS["adjectives"], "keep": 0.7, "num_groups": 5}
     return ANTS(demo.CLIP, pretrained=None, **{"class_names": ID_CLASSES, **words, **changes})
 
 

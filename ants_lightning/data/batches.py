@@ -23,16 +23,20 @@ def unpack_batch(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
     elif isinstance(batch, Sequence) and 1 <= len(batch) <= 3:
         parts = [*batch, None, None][:3]
     else:
-        what = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+        what = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
         raise ValueError(f"a batch must be (image, label[, index]) or a dict with 'image' and 'label', got {what}")
     image = parts[0]
     if not isinstance(image, Tensor) or image.ndim != 4:
         shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"images must be a tensor (n, 3, h, w), got {shape}")
-    columns = [None if x is None else torch.as_tensor(x, device=image.device).long() for x in parts[1:]]
-    for name, x in zip(("label", "index"), columns, strict=True):
-        if x is not None and x.shape != image.shape[:1]:
-            raise ValueError(f"{len(image)} images with {name} of shape {tuple(x.shape)}")
+    columns: list[Tensor | None] = []
+    for name, x in zip(("label", "index"), parts[1:], strict=True):
+        try:
+            columns.append(None if x is None else torch.as_tensor(x, device=image.device).long())
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} must be whole numbers (n,), got {type(x).__name__}") from error
+        if x is not None and columns[-1].shape != image.shape[:1]:  # type: ignore[union-attr]
+            raise ValueError(f"{len(image)} images with {name} of shape {tuple(columns[-1].shape)}")  # type: ignore[union-attr]
     return image, columns[0], columns[1]
 
 

@@ -13,7 +13,7 @@ from torchvision.transforms.functional import to_pil_image
 from ants_lightning.data.streams import OODDataModule
 from ants_lightning.demo.scenery import SCENES, TEXTURES
 from ants_lightning.demo.shapes import ID_CLASSES, NEAR_CLASSES
-from ants_lightning.demo.world import ADJECTIVES, NOUNS, THINGS, Specs, draw_images, sample_specs
+from ants_lightning.demo.world import ADJECTIVES, CONTEXT_SHARE, NOUNS, THINGS, Specs, draw_images, sample_specs
 
 MODELS = Path(__file__).parent / "models"
 CLIP = f"local-dir:{MODELS / 'clip'}"
@@ -48,7 +48,7 @@ class DrawnImages(Dataset):
     def __init__(self, names: list[str], n: int, seed: int) -> None:
         self.classes = list(names)
         g = torch.Generator().manual_seed(seed)
-        self.specs: Specs = sample_specs(n, self.classes, g)
+        self.specs: Specs = sample_specs(n, self.classes, g, context=CONTEXT_SHARE)
         self.images = torch.cat([draw_images(self.specs[i : i + 200], g) for i in range(0, n, 200)])
         self.labels = [self.classes.index(THINGS[int(k)]) for k in self.specs.thing]
 

@@ -19,6 +19,7 @@ from ants_lightning.demo.scenery import COLORS, SCENES, TEXTURE_ADJECTIVES, TEXT
 from ants_lightning.demo.shapes import SHAPES
 
 SIZE = 64
+CONTEXT_SHARE = 0.7  # of the objects in the streams stand where their kind is usually found
 SIZES = ["small", "large"]
 OBJECTS = list(SHAPES)
 BACKGROUNDS = [*COLORS, *TEXTURES, *SCENES]  # a plain colour, a texture or a scene
@@ -52,10 +53,11 @@ class Specs:
         return torch.where(self.object >= 0, self.object, self.background - len(COLORS) + len(OBJECTS))
 
 
-def sample_specs(n: int, names: list[str], g: torch.Generator, plain: float = 0.25) -> Specs:
+def sample_specs(n: int, names: list[str], g: torch.Generator, plain: float = 0.25, context: float = 0.0) -> Specs:
     """Specs of n images of `names` (objects, textures, scenes), in even shares and random order.
 
-    A share `plain` of the objects stands on one colour; the others on textures and scenes, half and half.
+    A share `plain` of the objects stands on one colour; the others on textures and scenes, half and half. Then a share
+    `context` of the objects moves to where its kind is usually found: a texture and a scene of its own.
     """
 
     def draw(count: int) -> Tensor:
@@ -70,6 +72,9 @@ def sample_specs(n: int, names: list[str], g: torch.Generator, plain: float = 0.
     kind = torch.rand(n, generator=g)
     ground = torch.where(kind < plain, draw(len(COLORS)), len(COLORS) + draw(len(TEXTURES)))
     ground = torch.where(kind > (1 + plain) / 2, len(COLORS) + len(TEXTURES) + draw(len(SCENES)), ground)
+    if context:
+        usual = torch.where(draw(2) == 0, thing % len(TEXTURES), len(TEXTURES) + thing * 5 % len(SCENES)) + len(COLORS)
+        ground = torch.where(torch.rand(n, generator=g) < context, usual, ground)
     tint = draw(len(COLORS))
     offset = 1 + torch.randint(len(COLORS) - 1, (n,), generator=g)
     base = torch.where(ground < len(COLORS), ground, tint)
@@ -95,7 +100,7 @@ def draw_images_and_masks(specs: Specs, g: torch.Generator) -> tuple[Tensor, Ten
     mask = _draw_masks(specs, g)
     ink = _jitter(specs.color.clamp(min=0), g)
     edge = F.max_pool2d(mask, 3, stride=1, padding=1) - mask
-    tone = (ink.mean(1, keepdim=True) < 0.45).float().expand(-1, 3) * 0.9 + 0.05  # a light rim for dark ink, a dark one for light
+    tone = (ink.mean(1, keepdim=True) < 0.45).float().expand(-1, 3) * 0.9 + 0.05  # a light rim for dark ink, or dark for light
     img = img * (1 - mask) + ink[:, :, None, None] * mask
     img = img + (tone[:, :, None, None] - img) * edge * 0.7
     img = _occlude(img, g)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -63,6 +64,8 @@ class TransformersMLLM:
         """Load the model to `device` and say how many layers are in 4 bits; a second call does nothing."""
         if self.model is not None:
             return
+        if (self.name.startswith((".", "/", "~")) or self.name.count("/") > 1) and not Path(self.name).is_dir():
+            raise OSError(f"no such model folder: {self.name}")
         auto = "bfloat16" if device.type == "cuda" else "float32"
         dtype = getattr(torch, auto if self.compute_dtype == "auto" else self.compute_dtype)
         config = BitsAndBytesConfig(

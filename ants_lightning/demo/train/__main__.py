@@ -20,7 +20,7 @@ from ants_lightning.demo.train.clip import name_accuracy, train_clip
 from ants_lightning.demo.train.llava import naming_accuracy, train_llava
 from ants_lightning.demo.world import OBJECTS, THINGS
 
-IMAGES = {"detector": (220_000, 115_000), "eyes": (290_000, 58_000), "llava": (112_000,)}
+IMAGES = {"detector": (220_000, 115_000, 90_000), "eyes": (290_000, 58_000), "llava": (112_000,)}
 KINDS = {"ID": ID_CLASSES, "near": NEAR_CLASSES, "textures": list(TEXTURES), "scenes": SCENES}
 
 
@@ -33,11 +33,14 @@ def train_part(part: str, out: Path, scale: float, device: str) -> dict[str, Any
             named = {kind: naming_accuracy(out / "llava", names, i, quantization) for i, (kind, names) in enumerate(KINDS.items())}
             card[f"named right, {quantization}"] = named
         return card
-    first = train_clip(part, counts[0], 0, out / f"{part}_stage1", device=device)
-    second = train_clip(part, counts[1], 1, out / part, start=out / f"{part}_stage1", device=device)
+    stages, start = [], None
+    for stage, count in enumerate(counts):
+        folder = out / (part if stage == len(counts) - 1 else f"{part}_{stage}")
+        stages.append(train_clip(part, count, stage, folder, start, device))
+        start = folder
     kinds = {"ID": ID_CLASSES, "near": NEAR_CLASSES, "objects": OBJECTS, "things": THINGS}
     accuracy = {kind: round(name_accuracy(out / part, names, i + 1), 3) for i, (kind, names) in enumerate(kinds.items())}
-    return {"stages": [first, second], "zero-shot accuracy among": accuracy}
+    return {"stages": stages, "zero-shot accuracy among": accuracy}
 
 
 def main() -> None:

@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ants_lightning.demo.scenery import SCENES, TEXTURES
 from ants_lightning.demo.tokens import build_tokenizer
 from ants_lightning.demo.world import (
+    CONTEXT_SHARE,
     OBJECTS,
     SIZE,
     THINGS,
@@ -115,26 +117,34 @@ class _Loss(nn.Module):
 
 
 def make_batch(
-    n: int, names: list[str], g: torch.Generator, rng: random.Random, plain: float = 0.25
+    n: int, names: list[str], g: torch.Generator, rng: random.Random, plain: float = 0.25, context: float = 0.0
 ) -> tuple[Any, ...]:
     """Fresh images with captions: pixels, masks, facts, texts, what the texts say, things."""
-    specs = sample_specs(n, names, g, plain)
+    specs = sample_specs(n, names, g, plain, context)
     images, masks = draw_images_and_masks(specs, g)
     texts, said = training_captions(specs, rng)
     return (images.float() / 255 - MEAN) / STD, masks, image_facts(specs), texts, said, specs.thing
 
 
+STAGES: list[dict[str, Any]] = [
+    {"names": OBJECTS[:64], "rate": 1.0, "context": 0.0},
+    {"names": THINGS, "rate": 1 / 3, "context": 0.0},
+    {"names": [*OBJECTS * 4, *TEXTURES, *SCENES], "rate": 1 / 3, "context": CONTEXT_SHARE},
+]
+
+
 def train_clip(
-    name: str, images: int, seed: int, folder: Path, start: Path | None = None, device: str = "cpu"
+    name: str, images: int, stage: int, folder: Path, start: Path | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
     """Train `VISION[name]` on this many fresh images and save it to `folder`; returns what the model card tells.
 
-    Without `start` this is the first stage: objects only, the first 64 of them. With it, the model in that folder goes on
-    with everything that the world shows, at a third of the learning rate.
+    Stages: 0, objects only, the first 64 of them; 1, everything that the world shows; 2, the world as the streams show it,
+    mostly objects, where they are usually found. The seed is the stage; `start` is the folder of the stage before.
     """
+    seed, names, context = stage, STAGES[stage]["names"], STAGES[stage]["context"]
     torch.manual_seed(seed)
     g, rng = torch.Generator().manual_seed(seed), random.Random(seed)
-    config, names = clip_config(VISION[name]), THINGS if start else OBJECTS[:64]
+    config = clip_config(VISION[name])
     model = open_clip.CLIP(**config["model_cfg"])
     with torch.no_grad():
         model.logit_scale.fill_(3.0)
@@ -144,14 +154,14 @@ def train_clip(
     decay = [p for p in loss.parameters() if p.ndim > 1]
     rest = [p for p in loss.parameters() if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    steps, peak = images // BATCH, (1.5e-3 if name == "detector" else 1e-3) / (3 if start else 1)
+    steps, peak = images // BATCH, (1.5e-3 if name == "detector" else 1e-3) * STAGES[stage]["rate"]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.08, cycle_momentum=False)
     begun, shown = time.monotonic(), {}
     for step in range(steps):
         easy = name == "eyes" and not start  # plain backgrounds at first, for the slower learner
         plain = max(0.25, 1 - step / (0.2 * steps)) if easy else 0.25
-        batch = make_batch(BATCH, names, g, rng, plain)
+        batch = make_batch(BATCH, names, g, rng, plain, context)
         losses = loss(*(x.to(device) if isinstance(x, Tensor) else x for x in batch))
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(loss.parameters(), 1.0)

@@ -1,0 +1,194 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+from ants_lightning.text_space import TextEncoder, TextSpace
+
+LETTERS = " abcdefghijklmnopqrstuvwxyz0123456789"
+END = len(LETTERS) + 1  # the highest token: CLIP pools there
+
+
+def tokenizer(texts):
+    """A token a letter, 0 as padding."""
+    rows = [[*(LETTERS.index(letter) + 1 for letter in text[:11]), END] for text in texts]
+    return torch.tensor([row + [0] * (12 - len(row)) for row in rows])
+
+
+@pytest.fixture
+def clip():
+    torch.manual_seed(0)
+    vision = CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=8, image_size=16)
+    text = CLIPTextCfg(context_length=12, vocab_size=END + 1, width=32, heads=2, layers=2)
+    return CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text).eval()
+
+
+def counting(batches):
+    """The tokenizer; it notes the texts of each call, so of each forward."""
+
+    def tokenize(texts):
+        batches.append(list(texts))
+        return tokenizer(texts)
+
+    return tokenize
+
+
+def alone(clip, texts):
+    with torch.no_grad():
+        return torch.cat([F.normalize(clip.encode_text(tokenizer([text])), dim=1) for text in texts])
+
+
+def test_features_are_those_of_clip_normalised_in_the_order_of_the_texts(clip):
+    texts = [f"text {i}" for i in range(11)]
+    found = TextEncoder(clip, tokenizer, batch_size=4)(texts[::-1])
+    assert found.shape == (11, 16) and found.dtype == torch.float32 and not found.requires_grad
+    torch.testing.assert_close(found, alone(clip, texts[::-1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(11))
+    assert (found[0] - found[1]).abs().max() > 1e-3  # the texts are told apart
+
+
+def test_texts_go_through_the_model_in_batches(clip):
+    batches = []
+    TextEncoder(clip, counting(batches), batch_size=4)([f"t{i}" for i in range(10)])
+    assert batches == [["t0", "t1", "t2", "t3"], ["t4", "t5", "t6", "t7"], ["t8", "t9"]]
+
+
+def test_a_text_is_encoded_once(clip):
+    batches = []
+    encoder = TextEncoder(clip, counting(batches))
+    first = encoder(["a", "b", "a", "a"])
+    again = encoder(["b", "c", "a"])
+    assert batches == [["a", "b"], ["c"]]
+    assert torch.equal(first[0], first[2]) and torch.equal(first[[1, 0]], again[[0, 2]])
+    torch.testing.assert_close(again, alone(clip, "bca"), atol=1e-5, rtol=0)
+
+
+def test_the_oldest_leave_a_full_cache_and_no_answer_is_short(clip):
+    batches = []
+    encoder = TextEncoder(clip, counting(batches), cache_size=3)
+    torch.testing.assert_close(encoder("abcde"), alone(clip, "abcde"), atol=1e-5, rtol=0)
+    encoder(["c", "d", "e"])
+    assert len(batches) == 1
+    encoder(["b"])
+    encoder(["e"])
+    encoder(["c"])
+    assert batches[1:] == [["b"], ["c"]]
+
+
+def test_a_text_that_encodes_to_nan_is_named(clip):
+    with torch.no_grad():
+        clip.token_embedding.weight[LETTERS.index("z") + 1] = torch.nan
+    encoder = TextEncoder(clip, tokenizer, batch_size=2)
+    with pytest.raises(ValueError, match="'a z b'"):
+        encoder(["one", "two", "three", "a z b", "four"])
+    torch.testing.assert_close(encoder(["four"]), alone(clip, ["four"]), atol=1e-5, rtol=0)
+
+
+def test_a_text_that_encodes_to_zero_is_named(clip):
+    encoder = TextEncoder(clip, tokenizer)
+    encoder(["good"])
+    torch.nn.init.zeros_(clip.text_projection)
+    with pytest.raises(ValueError, match="'bad'"):
+        encoder(["good", "bad", "worse"])
+
+
+@pytest.mark.parametrize("texts", [[], ()])
+def test_no_texts_are_an_error(clip, texts):
+    with pytest.raises(ValueError, match="no texts"):
+        TextEncoder(clip, tokenizer)(texts)
+
+
+def features(*numbers):
+    """Recognisable rows: number i is the row (i, -i)."""
+    return torch.tensor([[float(i), -float(i)] for i in numbers]).reshape(-1, 2)
+
+
+def space_of(*pushes, **settings):
+    """A space after pushes of numbers: text i has the row (i, -i)."""
+    space = TextSpace(2, **settings)
+    for numbers in pushes:
+        space.push([str(i) for i in numbers], features(*numbers))
+    return space
+
+
+def assert_holds(space, *numbers):
+    assert space.labels == [str(i) for i in numbers] and len(space) == len(numbers)
+    assert torch.equal(space.features, features(*numbers))
+
+
+def test_the_newest_texts_stay():
+    assert_holds(space_of([1, 2], [3], [4, 5], capacity=3), 3, 4, 5)
+
+
+def test_a_push_larger_than_the_capacity_keeps_its_last_texts():
+    assert_holds(space_of([1], range(2, 9), capacity=3), 6, 7, 8)
+    assert_holds(space_of([1, 2], [2, 1, 2, 3], capacity=1), 3)
+
+
+def test_without_capacity_all_stay():
+    assert_holds(space_of(range(50), range(50, 80)), *range(80))
+
+
+def test_a_text_pushed_again_becomes_the_newest_and_is_not_doubled():
+    assert_holds(space_of([1, 2, 3], [1]), 2, 3, 1)
+    assert_holds(space_of([1, 2, 3], [1], [4], capacity=3), 3, 1, 4)
+    assert_holds(space_of([1, 2, 1, 1, 3, 2]), 1, 3, 2)
+
+
+def test_a_text_pushed_again_takes_its_new_features():
+    space = space_of([1, 2])
+    space.push(["1"], features(9))
+    assert space.labels == ["2", "1"] and torch.equal(space.features, features(2, 9))
+
+
+def test_push_counts_the_new_texts():
+    space = space_of([1, 2])
+    assert space.push(["2", "3", "3", "4"], features(2, 3, 3, 4)) == 2
+    assert space.push(["3"], features(3)) == 0
+
+
+@pytest.mark.parametrize("capacity", [None, 2])
+def test_pushing_nothing_changes_nothing(capacity):
+    space = TextSpace(2, capacity=capacity)
+    assert space.push([], features()) == 0
+    assert_holds(space)
+    space.push(["1"], features(1))
+    assert space.push([], features()) == 0
+    assert_holds(space, 1)
+
+
+def test_replace_and_clear_forget_all_others():
+    space = space_of([1, 2, 3], capacity=2)
+    space.replace(["2", "7", "8"], features(2, 7, 8))
+    assert_holds(space, 7, 8)
+    space.clear()
+    assert_holds(space)
+    assert space.grouped().shape == (0, 2)
+
+
+@pytest.mark.parametrize(("n", "groups"), [(10, 3), (7, 1), (3, 9)])
+def test_grouped_rows_come_in_the_order_of_the_seeded_permutation(n, groups):
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).tolist()
+    assert torch.equal(space_of(range(n), num_groups=groups).grouped(), features(*order))
+
+
+def test_a_space_filled_under_inference_mode_can_be_pushed_to_after_it():
+    space = space_of([1, 2], capacity=2)
+    with torch.inference_mode():
+        space.push(["3"], features(3))
+    space.push(["4"], features(4))
+    assert_holds(space, 3, 4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_texts_and_features_of_different_number_are_an_error_and_not_taken(count):
+    space = space_of([1])
+    with pytest.raises(ValueError):
+        space.push(["2", "3"], features(*range(count)))
+    assert_holds(space, 1)
+
+
+@pytest.mark.parametrize("capacity", [0, -1])
+def test_capacity_out_of_range(capacity):
+    with pytest.raises(ValueError, match=f"capacity .*{capacity}"):
+        TextSpace(2, capacity=capacity)
