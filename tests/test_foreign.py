@@ -12,6 +12,7 @@ from ants_lightning import ANTS, NegativeMemory, Report, demo
 from ants_lightning.demo.shapes import ID_CLASSES, NEAR_CLASSES
 from ants_lightning.mllm import TransformersMLLM
 
+NOUNS, ADJECTIVES = demo.WORDS["nouns"], demo.WORDS["adjectives"]
 N = 36  # images of each kind
 
 
@@ -50,7 +51,7 @@ class RecordingMLLM:
         self._count(images)
         self.images += images
         self.avoid += avoid
-        return [f"a {demo.WORDS["adjectives"][i % 5]} {demo.WORDS["nouns"][i % 7]}" for i in range(len(images))]
+        return [f"a {ADJECTIVES[i % 5]} {NOUNS[i % 7]}" for i in range(len(images))]
 
     def similar_classes(self, names, count=5):
         self._count(names)
@@ -58,7 +59,7 @@ class RecordingMLLM:
 
 
 def make_model(**changes):
-    words = {"nouns": demo.WORDS["nouns"], "adjectives": demo.WORDS["adjectives"], "keep": 0.7, "num_groups": 5}
+    words = {"nouns": NOUNS, "adjectives": ADJECTIVES, "keep": 0.7, "num_groups": 5}
     return ANTS(demo.CLIP, pretrained=None, **{"class_names": ID_CLASSES, **words, **changes})
 
 

@@ -1,0 +1,75 @@
+"""The README's picture from a demo run: `python -m ants_lightning.demo.figure --out docs/demo.png`.
+
+Above, AUROC of every score on every stream; below, the images of each stream that the MLLM was shown first, with its words.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from PIL.Image import Image
+
+from ants_lightning import ANTS, NegativeMemory, Report
+from ants_lightning.demo import CLIP, LLAVA, SETTINGS, WORDS, DemoDataModule
+from ants_lightning.mllm import TransformersMLLM
+
+
+class Recorder(TransformersMLLM):
+    """The LLaVA, remembering what it was shown and said."""
+
+    def setup(self, device: torch.device) -> None:
+        """Load, and start with nothing remembered."""
+        super().setup(device)
+        self.seen: list[tuple[Image, str]] = []
+
+    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str]:
+        """Describe and remember."""
+        said = super().describe(images, avoid)
+        self.seen += zip(images, said, strict=True)
+        return said
+
+
+def main() -> None:
+    """Run the demo and draw."""
+    import matplotlib.pyplot as plt
+
+    parser = argparse.ArgumentParser(prog="python -m ants_lightning.demo.figure", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/demo.png"))
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    mllm, report = Recorder(LLAVA, batch_size=32, max_new_tokens=16), Report()
+    data = DemoDataModule(seed=args.seed)
+    callbacks = [NegativeMemory(mllm, **SETTINGS["memory"]), report]
+    trainer = L.Trainer(callbacks=callbacks, logger=False, default_root_dir="runs/figure", enable_model_summary=False)
+    trainer.test(ANTS(CLIP, **WORDS, **SETTINGS["model"]), data, verbose=False)
+    streams = report.results["streams"]
+    figure = plt.figure(figsize=(10, 6.4), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+    axis = top.subplots()
+    names = list(next(iter(streams.values()))["scores"])
+    for i, score in enumerate(names):
+        heights = [100 * stream["scores"][score]["auroc"] for stream in streams.values()]
+        bars = axis.bar([k + (i - 2) * 0.16 for k in range(len(streams))], heights, 0.15, label=score)
+        axis.bar_label(bars, fmt="%.1f", fontsize=7)
+    axis.set_xticks(range(len(streams)), [f"{name} ({stream['group']})" for name, stream in streams.items()])
+    axis.set(ylim=(50, 104), ylabel="AUROC, %")
+    axis.legend(ncols=5, fontsize=8, loc="lower right")
+    axes = bottom.subplots(3, 6)
+    start = 0
+    for row, stream in zip(axes, streams.values(), strict=True):
+        count = stream["mllm_calls"]  # images and class names; the images are a little fewer
+        for axis, (image, text) in zip(row, mllm.seen[start : start + 6], strict=False):
+            axis.imshow(image)
+            axis.set_title(text, fontsize=6.5)
+            axis.set_axis_off()
+        start = min(len(mllm.seen) - 6, start + max(0, count - stream["n_vsnl"]))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.out, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The command, through `main`, on every config."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ants_lightning import demo
+from ants_lightning.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_demo_config_runs_and_reports(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    main(["test", "--config", "configs/demo.yaml", "--data.n_id", "72", "--data.n_ood", "72",
+          "--trainer.default_root_dir", str(tmp_path)])  # fmt: skip
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [stream["group"] for stream in results["streams"].values()] == ["near", "far", "far"]
+    assert all(stream["mllm_failures"] == 0 < stream["mllm_calls"] for stream in results["streams"].values())
+    shown = capsys.readouterr().out
+    assert "lookalikes (near)" in shown and "FPR95" in shown and "ants" in shown
+
+
+def test_demo_config_is_what_the_package_says():
+    config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
+    assert {key: config["model"][key] for key in demo.WORDS} == demo.WORDS
+    assert {key: config["model"][key] for key in demo.SETTINGS["model"]} == demo.SETTINGS["model"]
+    memory = config["trainer"]["callbacks"][0]["init_args"]
+    assert {key: memory[key] for key in demo.SETTINGS["memory"]} == demo.SETTINGS["memory"]
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_parses_and_no_key_is_unknown(config, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    data = [] if config.stem == "demo" else ["--data", "ants_lightning.demo.DemoDataModule"]
+    with pytest.raises(SystemExit) as end:
+        main(["test", "--config", str(config), *data, "--print_config"])
+    assert end.value.code == 0 and "NegativeMemory" in capsys.readouterr().out
+
+
+def test_an_unknown_key_is_refused(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as end:
+        main(["test", "--config", "configs/demo.yaml", "--model.temprature", "1"])
+    assert end.value.code == 2 and "temprature" in capsys.readouterr().err

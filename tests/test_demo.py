@@ -1,0 +1,71 @@
+"""The embedded world: drawn the same every time, honest, and known to the shipped models."""
+
+import pytest
+import torch
+from torchvision.transforms.functional import to_pil_image
+
+from ants_lightning import demo
+from ants_lightning.demo.scenery import SCENES, TEXTURES
+from ants_lightning.demo.shapes import FAMILIES, ID_CLASSES, NEAR_CLASSES, SHAPES
+from ants_lightning.demo.train.clip import name_accuracy
+from ants_lightning.demo.world import ADJECTIVES, NOUNS, OBJECTS, THINGS, caption, draw_images, sample_specs
+from ants_lightning.mllm import TransformersMLLM
+
+
+def test_the_world_is_as_described():
+    assert (len(ID_CLASSES), len(NEAR_CLASSES), len(SHAPES)) == (24, 16, 72)
+    assert not set(ID_CLASSES) & set(NEAR_CLASSES) and set(ID_CLASSES + NEAR_CLASSES) < set(SHAPES)
+    assert all(len(family) == 6 and set(family) & set(ID_CLASSES) for family in FAMILIES)
+
+
+def test_drawing_is_deterministic_by_seed():
+    def draw(seed):
+        g = torch.Generator().manual_seed(seed)
+        return draw_images(sample_specs(40, THINGS, g), g)
+
+    assert draw(3).shape == (40, 3, 64, 64) and torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))
+
+
+@pytest.mark.parametrize("n", [40, 200])
+def test_every_thing_is_drawn_in_even_shares(n):
+    counts = torch.zeros(len(THINGS))
+    for seed in range(50):
+        counts += sample_specs(n, THINGS, torch.Generator().manual_seed(seed)).thing.bincount(minlength=len(THINGS))
+    assert counts.min() > 0.4 * counts.mean()
+
+
+def test_captions_say_what_is_drawn_and_avoid_what_they_are_told_to():
+    specs = sample_specs(100, THINGS, torch.Generator().manual_seed(0))
+    for i in range(100):
+        thing = THINGS[int(specs.thing[i])]
+        assert thing in caption(specs, i).split()
+        assert thing not in OBJECTS or thing not in caption(specs, i, avoid=thing).split()
+
+
+def test_the_detector_gets_half_of_the_vocabulary_and_no_id_name():
+    for words, all_words in ((demo.WORDS["nouns"], NOUNS), (demo.WORDS["adjectives"], ADJECTIVES)):
+        rest = [word for word in all_words if word not in ID_CLASSES]
+        assert set(words) < set(rest) and len(words) == len(rest) // 2
+
+
+def test_unknown_things_are_named():
+    with pytest.raises(ValueError, match="dragon"):
+        sample_specs(3, ["star", "dragon"], torch.Generator())
+
+
+def test_the_shipped_clip_knows_the_id_classes():
+    folder = demo.MODELS / "clip"
+    assert name_accuracy(folder, ID_CLASSES, seed=5, n=480) > 0.7
+
+
+def test_the_shipped_llava_sees_and_knows_what_looks_alike():
+    mllm = TransformersMLLM(demo.LLAVA, max_new_tokens=16, batch_size=50)
+    mllm.setup(torch.device("cpu"))
+    g = torch.Generator().manual_seed(11)
+    specs = sample_specs(50, [*TEXTURES, *SCENES], g)
+    said = mllm.describe([to_pil_image(image) for image in draw_images(specs, g)], ["star"] * 50)
+    right = sum(THINGS[int(thing)] in text.split() for thing, text in zip(specs.thing, said, strict=True))
+    assert right > 35
+    families = {name: set(family) - {name} for family in FAMILIES for name in family}
+    answers = mllm.similar_classes(ID_CLASSES)
+    assert sum(set(answer) == families[name] for name, answer in zip(ID_CLASSES, answers, strict=True)) > 18

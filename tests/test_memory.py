@@ -1,0 +1,148 @@
+"""The callback on the demo: when it learns, what it forgets, what it keeps."""
+
+import copy
+import io
+
+import pytest
+import torch
+
+from ants_lightning import ANTS, NegativeMemory, demo
+from ants_lightning.demo.controls import PerfectCaptions
+from ants_lightning.demo.shapes import ID_CLASSES
+from ants_lightning.scoring import adaptive_weight
+
+
+class Watched(PerfectCaptions):
+    """Perfect captions that keep a list of what they were asked."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.images, self.names = [], []
+
+    def describe(self, images, avoid):
+        self.images += [image.tobytes() for image in images]
+        return super().describe(images, avoid)
+
+    def similar_classes(self, names, count=5):
+        self.names += names
+        return super().similar_classes(names, count)
+
+
+def test_each_image_and_each_class_of_a_stream_is_asked_for_once(run, small_demo):
+    mllm = Watched(small_demo)
+    run(mllm)
+    streams = len(small_demo.ood_sets)
+    assert len(mllm.images) > 0 and max(mllm.images.count(image) for image in set(mllm.images)) <= streams
+    assert max(mllm.names.count(name) for name in set(mllm.names)) <= streams
+
+
+def test_results_follow_the_contract(run):
+    _, model, results = run()
+    assert set(results) == {"versions", "seed", "streams", "groups"} and results["seed"] == 7
+    keys = {
+        "group", "n_id", "n_ood", "id_accuracy", "lambda", "lambda_paper", "lambda_prequential", "gamma", "n_negative_images",
+        "n_ens", "n_vsnl", "mllm_calls", "mllm_failures", "mllm_seconds", "scores",
+    }  # fmt: skip
+    for stream in results["streams"].values():
+        assert set(stream) == keys and (stream["n_id"], stream["n_ood"], stream["mllm_failures"]) == (64, 64, 0)
+        assert list(stream["scores"]) == ["mcm", "neglabel", "ens", "vsnl", "ants"]
+        assert set(stream["scores"]["ants"]) == {"auroc", "fpr95", "fpr95_openood", "aupr_in", "aupr_out"}
+    far = [results["streams"][name]["scores"]["ens"]["auroc"] for name in ("textures", "scenes")]
+    assert results["groups"]["far"]["ens"]["auroc"] == pytest.approx(sum(far) / 2)
+
+
+def test_before_the_first_refresh_everything_is_neglabel(run):
+    _, _, results = run(min_images=10_000)
+    for stream in results["streams"].values():
+        assert stream["scores"]["ants"] == stream["scores"]["vsnl"] == stream["scores"]["neglabel"]
+        assert stream["mllm_calls"] == stream["n_vsnl"] == 0
+
+
+def test_strict_history_scores_a_batch_before_it_is_learnt_from(run):
+    once = dict(refresh_every=8, min_images=1)  # one sync point, at the last of the 8 batches
+    _, _, strict = run(**once)
+    _, _, late = run(**once, score_after_refresh=True)
+    for name, stream in strict["streams"].items():
+        assert stream["scores"]["vsnl"] == stream["scores"]["neglabel"] and stream["n_vsnl"] > 0
+        assert late["streams"][name]["scores"]["vsnl"] != stream["scores"]["vsnl"]
+
+
+def test_a_stream_does_not_remember_the_one_before(run, small_demo):
+    _, _, together = run()
+    alone = copy.copy(small_demo)
+    alone.ood_sets = {"scenes": small_demo.ood_sets["scenes"]}
+    _, _, single = run(data=alone)
+    for key in ("scores", "lambda", "gamma", "n_ens", "n_vsnl"):
+        assert together["streams"]["scenes"][key] == single["streams"]["scenes"][key]
+    _, _, persisting = run(persist=True)
+    assert persisting["streams"]["scenes"]["scores"]["ens"] != single["streams"]["scenes"]["scores"]["ens"]
+
+
+def test_sentences_and_labels_that_are_id_names_are_dropped(run, small_demo):
+    class Parrot(PerfectCaptions):
+        def describe(self, images, avoid):
+            return [name.upper() for name in avoid]
+
+        def similar_classes(self, names, count=5):
+            return [[*ID_CLASSES[:count], "comb"] for _ in names]
+
+    _, model, _ = run(Parrot(small_demo))
+    assert model.ens.labels == model.neglabel.labels and model.vsnl.labels == ["The nice comb."]
+
+
+@pytest.mark.parametrize("init", ["neglabel", "empty"])
+def test_the_ens_queue_starts_as_told(run, init):
+    _, model, _ = run(init=init, min_images=10_000)
+    assert model.ens.labels == (model.neglabel.labels if init == "neglabel" else [])
+
+
+@pytest.mark.parametrize("weight", ["paper", "prequential"])
+def test_lambda_is_the_estimate_asked_for_and_paper_is_eq_14_on_the_current_spaces(run, weight):
+    memory, model, results = run(weight=weight)
+    stream = results["streams"]["scenes"]  # the last: its memory is still there
+    assert stream["lambda"] == stream[f"lambda_{weight}"] == model.weight
+    evidence = memory.evidence
+    rows = evidence.bank["id_score"] <= evidence.threshold
+    scores = model.score(evidence.bank["features"][rows])["scores"]
+    assert stream["lambda_paper"] == pytest.approx(adaptive_weight(scores["ens"], scores["vsnl"]), abs=1e-6)
+    seen = evidence.bank["prequential"][rows & ~evidence.bank["prequential"].isnan().any(1)]
+    assert stream["lambda_prequential"] == pytest.approx(adaptive_weight(*seen.unbind(1)), abs=1e-6)
+
+
+def test_state_survives_a_weights_only_file_and_starts_the_next_run(run, small_demo):
+    memory, model, _ = run()
+    file = io.BytesIO()
+    torch.save(memory.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    twin = NegativeMemory(PerfectCaptions(small_demo))
+    twin.load_state_dict(state)
+    assert twin.sentences == model.ens.labels and twin.answers == memory.answers
+    assert torch.equal(twin.evidence.history, memory.evidence.history)
+    for name, column in memory.evidence.bank.items():
+        assert torch.equal(twin.evidence.bank[name].nan_to_num(), column.nan_to_num())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"refresh_every": 0}, {"ens_size": 0}, {"gamma": 1.5}, {"eta": 0.0}, {"delta": 2.0}, {"init": "x"}, {"weight": "y"}],
+)
+def test_settings_out_of_range_are_named(settings):
+    with pytest.raises(ValueError, match=str(next(iter(settings.values())))):
+        NegativeMemory(None, **settings)
+
+
+def test_memory_needs_negative_labels(run):
+    with pytest.raises(ValueError, match="nouns or adjectives"):
+        run(model=ANTS(demo.CLIP))
+
+
+def test_without_the_callback_it_is_an_mcm_and_neglabel_evaluator(small_demo, tmp_path):
+    import lightning as L
+
+    model = ANTS(demo.CLIP)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    logged = trainer.test(model, small_demo, verbose=False)[0]
+    assert list(model.results["scenes"]["scores"]) == ["mcm"] and "test/far/scenes/mcm/auroc" in logged
+    rows = trainer.predict(ANTS(demo.CLIP, **demo.WORDS), small_demo)[0][0]
+    assert rows["class_name"][0] in ID_CLASSES and set(rows["scores"]) == {"mcm", "neglabel", "ens", "vsnl", "ants"}
