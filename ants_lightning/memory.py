@@ -167,7 +167,7 @@ class NegativeMemory(L.Callback):
             self.answers.update({name: answer for name, answer in some_labels.items() if answer is not None})
         self._counts = {key: sum(counts[key] for _, _, counts in parts) for key in self._counts}
         evidence.set_described(torch.tensor(list(said), dtype=torch.long))
-        prompt = pl_module.hparams.sentence_prompt
+        prompt = pl_module.hparams["sentence_prompt"]
         texts = [prompt.format(said[row]) for row in sorted(said) if said[row] and not pl_module.is_id_name(said[row])]
         if texts:
             pl_module.ens.push(texts, pl_module.encoder(texts))
@@ -189,7 +189,7 @@ class NegativeMemory(L.Callback):
     def _set_vsnl(self, pl_module: ANTS, names: list[str]) -> None:
         """Labels similar to these classes, as far as the MLLM has answered; no ID class name among them."""
         found = [label for name in names for label in self.answers.get(name, []) if not pl_module.is_id_name(label)]
-        texts = [pl_module.hparams.id_prompt.format(label) for label in dict.fromkeys(found)]
+        texts = [pl_module.hparams["id_prompt"].format(label) for label in dict.fromkeys(found)]
         pl_module.vsnl.clear()
         if texts:
             pl_module.vsnl.push(texts, pl_module.encoder(texts))

@@ -81,6 +81,7 @@ class ANTS(L.LightningModule):
         if class_names is not None:
             class_names = _checked_class_names(class_names)
         self.save_hyperparameters()
+        self.clip: Any
         self.clip, _, self.preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained)
         self.clip.requires_grad_(False).eval()
         self.encoder = TextEncoder(self.clip, open_clip.get_tokenizer(model), text_batch_size)
@@ -100,16 +101,16 @@ class ANTS(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check the names and the words before anything runs."""
-        names = self.hparams.class_names
+        names = self.hparams["class_names"]
         self.class_names = _checked_class_names(
             getattr(self.trainer.datamodule, "class_names", None) if names is None else names  # type: ignore[attr-defined]
         )
-        self._nouns = _words("nouns", self.hparams.nouns)
-        self._adjectives = _words("adjectives", self.hparams.adjectives)
+        self._nouns = _words("nouns", self.hparams["nouns"])
+        self._adjectives = _words("adjectives", self.hparams["adjectives"])
 
     def prepare(self) -> None:
         """Encode the class names and mine the negative labels, on the module's device; called when a run starts."""
-        h = self.hparams
+        h: Any = self.hparams
         self._id_names = {name.lower() for name in self.class_names}
         self.id_text = self.encoder([h.id_prompt.format(name) for name in self.class_names])
         texts = [*self._mine(self._nouns, h.noun_prompt), *self._mine(self._adjectives, h.adjective_prompt)]
@@ -121,7 +122,7 @@ class ANTS(L.LightningModule):
         texts = [prompt.format(word) for word in dict.fromkeys(words) if not self.is_id_name(word)]
         if not texts:
             return []
-        chosen = mine_negative_labels(self.encoder(texts), self.id_text, self.hparams.keep, self.hparams.percentile)
+        chosen = mine_negative_labels(self.encoder(texts), self.id_text, self.hparams["keep"], self.hparams["percentile"])
         return [texts[i] for i in chosen.tolist()]
 
     def on_test_start(self) -> None:
@@ -134,9 +135,7 @@ class ANTS(L.LightningModule):
         self.metrics.to(self.device)
         self.adaptation, self.results, self.one_class = {}, {}, {}
 
-    def on_predict_start(self) -> None:
-        """Make the spaces."""
-        self.prepare()
+    on_predict_start = prepare
 
     def is_id_name(self, text: str) -> bool:
         """Whether a text is the name of an ID class, case aside."""
@@ -175,8 +174,8 @@ class ANTS(L.LightningModule):
         with torch.autocast(features.device.type, enabled=False):
             cosines = features @ self._stacked.T
             id_cos, *negatives = cosines.split(self._sizes, dim=1)
-            tau = self.hparams.temperature
-            scores = {"mcm": mcm_from_logits(id_cos / self.hparams.mcm_temperature)}
+            tau = self.hparams["temperature"]
+            scores = {"mcm": mcm_from_logits(id_cos / self.hparams["mcm_temperature"])}
             out = {"prediction": id_cos.argmax(1), "scores": scores}
             if not len(self.neglabel):
                 return out
@@ -237,19 +236,15 @@ class ANTS(L.LightningModule):
 def _checked_class_names(names: Sequence[str] | None) -> list[str]:
     if not names:
         raise ValueError("no class names: give ANTS(class_names=[…]) or a data module with a `class_names` attribute")
-    blank = [i for i, name in enumerate(names) if not isinstance(name, str) or not name.strip()]
-    if blank:
-        raise ValueError(f"class name {blank[0]} is empty or no string: {names[blank[0]]!r}")
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    if twice:
-        raise ValueError(f"class names given twice: {twice}")
+    for i, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip() or name in names[:i]:
+            raise ValueError(f"class name {i} is empty, no string or given twice: {name!r}")
     return list(names)
 
 
 def _words(name: str, words: Sequence[str] | str) -> list[str]:
     if not isinstance(words, str):
         return list(words)
-    path = Path(words)
-    if not path.is_file():
+    if not Path(words).is_file():
         raise ValueError(f"{name}: no such file: {words!r} (one word a line, UTF-8)")
-    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in Path(words).read_text("utf-8").splitlines() if line.strip()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ class TextEncoder:
     """
 
     def __init__(
-        self, clip: nn.Module, tokenizer: Callable[[list[str]], Tensor], batch_size: int = 256, cache_size: int = 50_000
+        self, clip: Any, tokenizer: Callable[[list[str]], Tensor], batch_size: int = 256, cache_size: int = 50_000
     ) -> None:
         self.clip, self.tokenizer, self.batch_size, self.cache_size = clip, tokenizer, batch_size, cache_size
         self._cache: dict[str, Tensor] = {}

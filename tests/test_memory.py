@@ -37,7 +37,7 @@ def test_each_image_and_each_class_of_a_stream_is_asked_for_once(run, small_demo
 
 
 def test_results_follow_the_contract(run):
-    _, model, results = run()
+    _, _, results = run()
     assert set(results) == {"versions", "seed", "streams", "groups"} and results["seed"] == 7
     keys = {
         "group", "n_id", "n_ood", "id_accuracy", "lambda", "lambda_paper", "lambda_prequential", "gamma", "n_negative_images",

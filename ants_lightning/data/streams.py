@@ -87,7 +87,7 @@ class OODDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Mix the streams, with the model's preprocessing unless a transform was given."""
-        transform = self.transform or self.trainer.lightning_module.preprocess  # type: ignore[union-attr]
+        transform: Any = self.transform or self.trainer.lightning_module.preprocess  # type: ignore[union-attr]
         sets = self.ood_sets.items()
         self.streams = {name: MixedStream(self.id_set, ood_set, transform, self.seed) for name, ood_set in sets}
 

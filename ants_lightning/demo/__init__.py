@@ -27,7 +27,7 @@ def word_list(words: list[str], seed: int = 0) -> list[str]:
     return [words[i] for i in sorted(order[: len(words) // 2].tolist())]
 
 
-WORDS = {"nouns": word_list(NOUNS), "adjectives": word_list(ADJECTIVES)}
+WORDS: dict[str, Any] = {"nouns": word_list(NOUNS), "adjectives": word_list(ADJECTIVES)}
 # The sizes of this world, as in configs/demo.yaml; everything else is the default. τ is the miniature's own logit scale, as
 # 0.01 is that of CLIP.
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ import io
 import random
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -70,6 +70,9 @@ class Blind:
         return self.mllm.similar_classes(names, count)
 
 
+CONTROLS = ["LLaVA", "sentences of random images", "random class names", "perfect captions"]
+
+
 def _key(image: Image) -> bytes:
     return np.asarray(image).tobytes()
 
@@ -78,15 +81,15 @@ def run(seed: int, control: str, **settings: Any) -> dict[str, Any]:
     """One demo run, as `results.json` tells it."""
     data = DemoDataModule(seed=seed)
     llava = TransformersMLLM(LLAVA, batch_size=32, max_new_tokens=16)
-    mllm = {
+    choices: dict[str, Callable[[], MLLM]] = {
         "LLaVA": lambda: llava,
         "sentences of random images": lambda: Blind(llava, data, sentences=True, names=False),
         "random class names": lambda: Blind(llava, data, sentences=False, names=True),
         "perfect captions": lambda: PerfectCaptions(data),
-    }[control]()
+    }
     model = ANTS(CLIP, **WORDS, **SETTINGS["model"])
     report = Report()
-    memory = NegativeMemory(mllm, **{**SETTINGS["memory"], **settings})
+    memory = NegativeMemory(choices[control](), **{**SETTINGS["memory"], **settings})
     trainer = L.Trainer(callbacks=[memory, report], logger=False, enable_progress_bar=False, accelerator="cpu",
                         default_root_dir="runs/controls", enable_model_summary=False)  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
@@ -98,7 +101,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m ants_lightning.demo.controls", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
-    parser.add_argument("--controls", nargs="+", default=["LLaVA", "sentences of random images", "random class names", "perfect captions"])
+    parser.add_argument("--controls", nargs="+", default=CONTROLS)
     args = parser.parse_args()
     out = sys.stdout.write
     for control in args.controls:

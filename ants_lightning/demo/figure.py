@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -48,7 +49,8 @@ def main() -> None:
     trainer.test(ANTS(CLIP, **WORDS, **SETTINGS["model"]), data, verbose=False)
     streams = report.results["streams"]
     figure = plt.figure(figsize=(10, 6.4), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+    top, bottom = parts
     axis = top.subplots()
     names = list(next(iter(streams.values()))["scores"])
     for i, score in enumerate(names):

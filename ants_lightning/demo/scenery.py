@@ -137,7 +137,8 @@ def draw_scenes(kind: str, n: int, size: int, g: torch.Generator) -> Tensor:
         img = _over(img, _rgb(1.0, 0.9, 0.5), _soft(0.3 - torch.hypot(x - r(-0.5, 0.5), y - horizon), 40))
         img = _over(img, _rgb(0.2, 0.08, 0.12), below)
     elif kind == "snow":
-        img = _over(_rgb(0.72, 0.78, 0.86).expand_as(img), _rgb(0.96, 0.97, 1.0), _soft(horizon + 0.1 * torch.sin(3 * x + phase) - y, 30))
+        drift = horizon + 0.1 * torch.sin(3 * x + phase)
+        img = _over(_rgb(0.72, 0.78, 0.86).expand_as(img), _rgb(0.96, 0.97, 1.0), _soft(drift - y, 30))
         img = _over(img, _rgb(1, 1, 1), _soft(fine - 0.8, 60))
     elif kind == "meadow":
         img = _over(img, GRASS, below)

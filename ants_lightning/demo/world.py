@@ -208,9 +208,10 @@ def training_captions(specs: Specs, rng: random.Random) -> tuple[list[str], Tens
                 (f"a {SIZES[siz]} {color} object", {1: col, 2: siz, 5: 0}),
             ])  # fmt: skip
         elif kind == 1:
+            adjective = TEXTURE_ADJECTIVES.get(ground)
             text, said = rng.choice([
                 (f"this is a {list(COLORS)[tint]} photo.", {4: tint, 5: 1}),
-                (f"this is a {TEXTURE_ADJECTIVES.get(ground, 'patterned')} photo.", {3: bg if ground in TEXTURE_ADJECTIVES else -1, 5: 1}),
+                (f"this is a {adjective or 'patterned'} photo.", {3: bg if adjective else -1, 5: 1}),
                 ("the nice pattern.", {5: 1}),
             ])  # fmt: skip
         else:

@@ -71,6 +71,8 @@ def _sincos(side: int, width: int) -> Tensor:
 class _Loss(nn.Module):
     """Contrast of images and captions, the object among all object names, and (for a ViT) what each patch shows."""
 
+    names: Tensor
+
     def __init__(self, model: open_clip.CLIP, patch: int | None, width: int) -> None:
         super().__init__()
         self.model = model
@@ -90,7 +92,9 @@ class _Loss(nn.Module):
         )
         return encoded.input_ids
 
-    def forward(self, pixels: Tensor, masks: Tensor, facts: Tensor, texts: list[str], said: Tensor, thing: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, pixels: Tensor, masks: Tensor, facts: Tensor, texts: list[str], said: Tensor, thing: Tensor
+    ) -> dict[str, Tensor]:
         first = {text: i for i, text in reversed(list(enumerate(texts)))}  # each distinct caption once
         said = said[list(first.values())]
         tokens = torch.cat([self.tokenize(list(first)).to(pixels.device), self.names])
@@ -157,7 +161,7 @@ def train_clip(
     steps, peak = images // BATCH, (1.5e-3 if name == "detector" else 1e-3) * STAGES[stage]["rate"]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.08, cycle_momentum=False)
-    begun, shown = time.monotonic(), {}
+    begun, shown = time.monotonic(), dict[str, float]()
     for step in range(steps):
         easy = name == "eyes" and not start  # plain backgrounds at first, for the slower learner
         plain = max(0.25, 1 - step / (0.2 * steps)) if easy else 0.25

@@ -134,7 +134,8 @@ def train_llava(eyes: Path, images: int, seed: int, folder: Path, device: str = 
     torch.manual_seed(seed)
     g, rng = torch.Generator().manual_seed(seed + 1), random.Random(seed + 1)
     processor = build_processor()
-    model = build_llava(eyes, len(processor.tokenizer)).to(device).train()
+    model: Any = build_llava(eyes, len(processor.tokenizer)).train()
+    model.to(device)
     weights = [p for p in model.parameters() if p.requires_grad]
     steps, peak = images // BATCH, 2e-3
     optimizer = torch.optim.AdamW(weights, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
