@@ -202,7 +202,7 @@ class ANTS(L.LightningModule):
     def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Update the stream's metrics: after the callbacks, so that `score_after_refresh` can score once more."""
         stacked = torch.stack([score.double() for score in outputs["scores"].values()], 1)
-        self.metrics[f"stream_{dataloader_idx}"].update(stacked, outputs["label"], outputs["prediction"])
+        self.metrics[f"stream_{dataloader_idx}"].update(stacked, outputs["label"], outputs["prediction"])  # type: ignore[operator]
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """`forward` of a batch, with `class_name`s and the `index` where the batch has one; labels are not needed."""
