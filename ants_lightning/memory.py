@@ -180,7 +180,7 @@ class NegativeMemory(L.Callback):
         for row in rows.tolist():
             try:
                 images[row] = self._raw[int(bank["index"][row])]
-            except (OSError, ValueError, KeyError) as error:
+            except Exception as error:  # whatever an image decoder throws
                 lost[row] = ""
                 self.guard.failed("reading an image for the MLLM", 1, error)
         avoid = [pl_module.class_names[c] for c in bank["prediction"][list(images)].tolist()]

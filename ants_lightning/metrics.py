@@ -66,7 +66,7 @@ class OODMetrics(Metric):
         Raises:
             ValueError: the shapes do not fit.
         """
-        if scores.shape != (len(label), len(self.names)) or prediction.shape != label.shape:
+        if scores.shape != (len(label), len(self.names)) or not prediction.shape == label.shape == label.shape[:1]:
             shapes = [tuple(x.shape) for x in (scores, label, prediction)]
             raise ValueError(f"scores (n, {len(self.names)}), label (n,) and prediction (n,) needed, got {shapes}")
         self.scores.append(scores.double())

@@ -47,7 +47,12 @@ def count_of(keep: int | float, total: int) -> int:
     """A count (int ≥ 1), or a share (float in (0, 1]) of `total` rounded up, as a count of at most `total`."""
     if isinstance(keep, bool) or not (keep >= 1 if isinstance(keep, int) else 0 < keep <= 1):
         raise ValueError(f"keep must be a count of at least 1 or a share in (0, 1], got {keep!r}")
-    return min(total, keep if isinstance(keep, int) else math.ceil(keep * total))
+    return min(total, keep if isinstance(keep, int) else share_of(keep, total))
+
+
+def share_of(share: float, total: int) -> int:
+    """A share of `total`, rounded up; `0.07 * 100` is 7 here, not 7.000000000000001."""
+    return max(math.ceil(share * total - 1e-9), 1 if total else 0)
 
 
 def mine_negative_images(id_scores: Tensor, gamma: float, eta: float) -> tuple[Tensor, float]:
@@ -78,7 +83,7 @@ def mine_negative_images(id_scores: Tensor, gamma: float, eta: float) -> tuple[T
         raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
     if not 0 < eta <= 1:
         raise ValueError(f"eta must lie in (0, 1], got {eta}")
-    count = math.ceil(eta * int((id_scores < gamma).sum()))
+    count = share_of(eta, int((id_scores < gamma).sum()))
     if not count:
         return torch.empty(0, dtype=torch.long, device=id_scores.device), gamma
     values, indices = id_scores.sort(stable=True)
@@ -110,4 +115,4 @@ def similar_classes(mean_image_feature: Tensor, id_text: Tensor, ratio: float) -
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
     near = id_text.float() @ mean_image_feature.float()
-    return near.sort(descending=True, stable=True).indices[: math.ceil(ratio * len(id_text))]
+    return near.sort(descending=True, stable=True).indices[: share_of(ratio, len(id_text))]

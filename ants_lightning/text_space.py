@@ -81,6 +81,8 @@ class TextSpace(nn.Module):
         Returns:
             How many of the texts were new.
         """
+        if len(labels) != len(features):
+            raise ValueError(f"{len(labels)} texts with {len(features)} features")
         known, texts = set(self.labels), [*self.labels, *labels]
         newest = {text: place for place, text in enumerate(texts)}
         keep = sorted(newest.values())[-(self.capacity or len(texts)) :]

@@ -196,4 +196,4 @@ def test_a_data_set_that_gives_images_back_is_asked_and_nothing_is_kept():
     stream = mixed()
     raw = RawImages(stream, PREPROCESS, capacity=4)
     raw.keep(torch.zeros(1, 3, 2, 2), torch.tensor([8]), torch.tensor([True]))
-    assert [colours(raw[i]) for i in (8, 9)] == [stream[i]["image"] for i in (8, 9)]
+    assert [colours(raw[i]) for i in (8, 9)] == [stream[i]["image"] for i in (8, 9)] and not raw._kept

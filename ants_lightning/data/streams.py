@@ -100,4 +100,4 @@ class OODDataModule(L.LightningDataModule):
     def _loader(self, stream: MixedStream) -> DataLoader:
         world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
         sampler = UnrepeatedDistributedSampler(stream, world, rank, shuffle=False) if world > 1 else None
-        return DataLoader(stream, self.batch_size, sampler=sampler, num_workers=self.num_workers)
+        return DataLoader(stream, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers)

@@ -31,8 +31,8 @@ WORDS: dict[str, Any] = {"nouns": word_list(NOUNS), "adjectives": word_list(ADJE
 # The sizes of this world, as in configs/demo.yaml; everything else is the default. τ is the miniature's own logit scale, as
 # 0.01 is that of CLIP.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "model": {"keep": 0.7, "num_groups": 5, "temperature": 0.04},
-    "memory": {"refresh_every": 4, "min_images": 100, "delta": 0.5, "ens_size": 100},
+    "model": {"keep": 0.7, "num_groups": 1, "temperature": 0.04},
+    "memory": {"refresh_every": 4, "min_images": 100, "delta": 0.5, "ens_size": 100, "init": "empty"},
 }
 
 

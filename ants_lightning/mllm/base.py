@@ -16,6 +16,7 @@ DESCRIBE_PROMPT = "Describe the main object in this image in a few words. Do not
 SIMILAR_PROMPT = "Name {count} other classes that look like a {name}. Answer with the names only."
 
 _LONGEST = 2000  # characters of an answer that are looked at
+_QUOTES = " \"'`“”‘’«»"
 _BULLET = re.compile(r"^\s*(?:[-*•·]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s+")
 
 
@@ -40,7 +41,7 @@ def parse_sentence(answer: str, max_words: int = 30) -> str:
     'A small red bird.'
     """
     for line in _clean(answer).splitlines():
-        text = " ".join(_BULLET.sub("", line).split()[:max_words]).strip(" \"'`*_")
+        text = " ".join(_BULLET.sub("", line).split()[:max_words]).strip(_QUOTES + "*_")
         if any(character.isalnum() for character in text):
             return text
     return ""
@@ -53,18 +54,19 @@ def parse_names(answer: str, count: int) -> list[str]:
     ['Wolf', 'red fox', 'coyote']
     """
     text = _clean(answer)
-    items: list[str] = []
+    items: list[str] | None = None
     with contextlib.suppress(ValueError, RecursionError):  # no JSON in it
-        items = [item for item in json.loads(text[text.index("[") : text.rindex("]") + 1]) if isinstance(item, str)]
-    if not items:
+        found = json.loads(text[text.index("[") : text.rindex("]") + 1])
+        items = [_clean(item) for item in found if isinstance(item, str)]  # JSON can escape what was cleaned away
+    if items is None:
         items = [part for line in text.splitlines() for part in re.split(r"[,;]|\band\b", _BULLET.sub("", line))]
     names: dict[str, str] = {}
     for item in items:
-        name = " ".join(_BULLET.sub("", item).split()).strip(" .:!?\"'`*_[](){}")
+        name = " ".join(_BULLET.sub("", item).split()).strip(_QUOTES + ".:!?*_[](){}")
         if len(name.split()) <= 4 and any(character.isalpha() for character in name):
             names.setdefault(name.lower(), name)
     return list(names.values())[:count]
 
 
-def _clean(answer: str) -> str:
-    return "".join(c for c in str(answer)[:_LONGEST] if c in "\n\t" or unicodedata.category(c)[0] != "C")
+def _clean(answer: str | None) -> str:
+    return "".join(c for c in str(answer or "")[:_LONGEST] if c in "\n\t" or unicodedata.category(c)[0] != "C")

@@ -54,9 +54,17 @@ class Guard:
             answers = getattr(self.mllm, what)(questions, detail)
             if len(answers) != len(questions):
                 raise ValueError(f"{len(questions)} questions, {len(answers)} answers")
+            if not isinstance(answers, list) or not all(_usable(what, answer) for answer in answers):
+                raise TypeError(f"answers of another type: {answers!r:.100}")
             self.counts["mllm_failures"] += sum(not answer for answer in answers)
         except Exception as error:  # whatever a model or a server throws
             answers = [None] * len(questions)
             self.failed(f"mllm.{what}", len(questions), error)
         self.counts["mllm_seconds"] += time.monotonic() - start
         return answers
+
+
+def _usable(what: str, answer: Any) -> bool:
+    if what == "describe" or answer is None:
+        return answer is None or isinstance(answer, str)
+    return isinstance(answer, list) and all(isinstance(name, str) for name in answer)
