@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from PIL.Image import Image
 
 from ants_lightning import ANTS, NegativeMemory, Report
@@ -19,18 +18,26 @@ from ants_lightning.demo import CLIP, LLAVA, SETTINGS, WORDS, DemoDataModule
 from ants_lightning.mllm import TransformersMLLM
 
 
-class Recorder(TransformersMLLM):
-    """The LLaVA, remembering what it was shown and said."""
+class Recorder(TransformersMLLM, L.Callback):
+    """The LLaVA, remembering what it was shown and said in each stream."""
 
-    def setup(self, device: torch.device) -> None:
-        """Load, and start with nothing remembered."""
-        super().setup(device)
-        self.seen: list[tuple[Image, str]] = []
+    seen: list[list[tuple[Image, str]]]
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start with nothing remembered."""
+        self.seen = []
+
+    def on_test_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """A new list for a new stream."""
+        if batch_idx == 0:
+            self.seen.append([])
 
     def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str]:
         """Describe and remember."""
         said = super().describe(images, avoid)
-        self.seen += zip(images, said, strict=True)
+        self.seen[-1] += zip(images, said, strict=True)
         return said
 
 
@@ -44,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     mllm, report = Recorder(LLAVA, batch_size=32, max_new_tokens=16), Report()
     data = DemoDataModule(seed=args.seed)
-    callbacks = [NegativeMemory(mllm, **SETTINGS["memory"]), report]
+    callbacks = [mllm, NegativeMemory(mllm, **SETTINGS["memory"]), report]
     trainer = L.Trainer(callbacks=callbacks, logger=False, default_root_dir="runs/figure", enable_model_summary=False)
     trainer.test(ANTS(CLIP, **WORDS, **SETTINGS["model"]), data, verbose=False)
     streams = report.results["streams"]
@@ -58,17 +65,14 @@ def main() -> None:
         bars = axis.bar([k + (i - 2) * 0.16 for k in range(len(streams))], heights, 0.15, label=score)
         axis.bar_label(bars, fmt="%.1f", fontsize=7)
     axis.set_xticks(range(len(streams)), [f"{name} ({stream['group']})" for name, stream in streams.items()])
-    axis.set(ylim=(50, 104), ylabel="AUROC, %")
-    axis.legend(ncols=5, fontsize=8, loc="lower right")
+    axis.set(ylim=(50, 115), ylabel="AUROC, %")
+    axis.legend(ncols=5, fontsize=8, loc="upper center")
     axes = bottom.subplots(3, 6)
-    start = 0
-    for row, stream in zip(axes, streams.values(), strict=True):
-        count = stream["mllm_calls"]  # images and class names; the images are a little fewer
-        for axis, (image, text) in zip(row, mllm.seen[start : start + 6], strict=False):
+    for row, seen in zip(axes, mllm.seen, strict=True):
+        for axis, (image, text) in zip(row, seen[:6], strict=True):
             axis.imshow(image)
             axis.set_title(text, fontsize=6.5)
             axis.set_axis_off()
-        start = min(len(mllm.seen) - 6, start + max(0, count - stream["n_vsnl"]))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=110)
 
