@@ -18,27 +18,32 @@ from ants_lightning.demo import CLIP, LLAVA, SETTINGS, WORDS, DemoDataModule
 from ants_lightning.mllm import TransformersMLLM
 
 
-class Recorder(TransformersMLLM, L.Callback):
+class Recorder(TransformersMLLM):
     """The LLaVA, remembering what it was shown and said in each stream."""
 
-    seen: list[list[tuple[Image, str]]]
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start with nothing remembered."""
-        self.seen = []
-
-    def on_test_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """A new list for a new stream."""
-        if batch_idx == 0:
-            self.seen.append([])
+    def __init__(self) -> None:
+        super().__init__(LLAVA, batch_size=32, max_new_tokens=16)
+        self.seen: list[list[tuple[Image, str]]] = []
 
     def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str]:
         """Describe and remember."""
         said = super().describe(images, avoid)
         self.seen[-1] += zip(images, said, strict=True)
         return said
+
+
+class NewStream(L.Callback):
+    """Tells a recorder that a stream begins."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def on_test_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """A new list for a new stream."""
+        if batch_idx == 0:
+            self.recorder.seen.append([])
 
 
 def main() -> None:
@@ -49,9 +54,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/demo.png"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    mllm, report = Recorder(LLAVA, batch_size=32, max_new_tokens=16), Report()
+    mllm, report = Recorder(), Report()
     data = DemoDataModule(seed=args.seed)
-    callbacks = [mllm, NegativeMemory(mllm, **SETTINGS["memory"]), report]
+    callbacks = [NewStream(mllm), NegativeMemory(mllm, **SETTINGS["memory"]), report]
     trainer = L.Trainer(callbacks=callbacks, logger=False, default_root_dir="runs/figure", enable_model_summary=False)
     trainer.test(ANTS(CLIP, **WORDS, **SETTINGS["model"]), data, verbose=False)
     streams = report.results["streams"]
