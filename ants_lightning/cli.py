@@ -1,7 +1,5 @@
 """The command `ants-lightning`: LightningCLI over `ANTS` and any data module."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Sequence
@@ -28,11 +26,6 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
     logging.getLogger("ants_lightning").setLevel(logging.INFO)
     ANTSCommand(
-        ANTS,
-        L.LightningDataModule,
-        subclass_mode_data=True,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [Report(), StreamProgressBar()]},
-        seed_everything_default=0,
-        args=list(sys.argv[1:] if args is None else args),
-    )
+        ANTS, L.LightningDataModule, subclass_mode_data=True, seed_everything_default=0, save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [Report(), StreamProgressBar()]}, args=list(sys.argv[1:] if args is None else args),
+    )  # fmt: skip

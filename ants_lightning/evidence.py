@@ -1,7 +1,5 @@
 """`Evidence`: what a stream has shown so far: the negative-image memory bank and running sums."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +31,7 @@ class Evidence:
 
     Args:
         dim: d of the features.
-        gamma: γ at first (eq. 5).
-        eta: η (eq. 6).
+        gamma, eta: γ at first (eq. 5), η (eq. 6).
         bank_size: of more candidates those of lowest S stay.
     """
 

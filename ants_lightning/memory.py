@@ -1,7 +1,5 @@
 """`NegativeMemory`: the callback that shapes the negative text space while the stream runs."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import lightning as L
@@ -23,7 +21,8 @@ class NegativeMemory(L.Callback):
     """Keeps the negative images of the stream, shows them to an MLLM at sync points, and refreshes ENS, VSNL and λ.
 
     Sync points depend on the global batch index alone; evidence is gathered there once, in stream order. A batch is
-    scored with what earlier batches taught (strict history) unless `score_after_refresh`.
+    scored with what earlier batches taught (strict history) unless `score_after_refresh`. ValueError for a setting out of
+    range, and at the first batch where ANTS has no negative labels to start from.
 
     Args:
         mllm: describes images and names similar classes.
@@ -39,29 +38,16 @@ class NegativeMemory(L.Callback):
         score_after_refresh: score the batch of a sync point again after the refresh, as the authors' code does.
         persist: keep what was learnt from one stream to the next.
         bank_size: candidates kept with their features.
-
-    Raises:
-        ValueError: a setting out of range (here); no negative labels to start from (at the first batch).
     """
 
     def __init__(
-        self,
-        mllm: MLLM,
-        refresh_every: int = 10,
-        min_images: int = 200,
-        gamma: float = 0.9,
-        eta: float = 0.5,
-        delta: float = 0.08,
-        similar: int = 5,
-        ens_size: int = 10_000,
-        init: Literal["neglabel", "empty"] = "neglabel",
-        weight: Literal["paper", "prequential"] = "prequential",
-        score_after_refresh: bool = False,
-        persist: bool = False,
+        self, mllm: MLLM, refresh_every: int = 10, min_images: int = 200, gamma: float = 0.9, eta: float = 0.5,
+        delta: float = 0.08, similar: int = 5, ens_size: int = 10_000, init: Literal["neglabel", "empty"] = "neglabel",
+        weight: Literal["paper", "prequential"] = "prequential", score_after_refresh: bool = False, persist: bool = False,
         bank_size: int = 10_000,
-    ) -> None:
-        if min(refresh_every, similar, ens_size, bank_size) < 1:
-            sizes = f"{refresh_every}, {similar}, {ens_size}, {bank_size}"
+    ) -> None:  # fmt: skip
+        sizes = (refresh_every, similar, ens_size, bank_size)
+        if min(sizes) < 1:
             raise ValueError(f"refresh_every, similar, ens_size and bank_size must be at least 1, got {sizes}")
         if not (0 <= gamma <= 1 and 0 < eta <= 1 and 0 < delta <= 1):
             raise ValueError(f"gamma, eta and delta must lie in [0, 1], (0, 1], (0, 1], got {gamma}, {eta}, {delta}")
@@ -119,9 +105,8 @@ class NegativeMemory(L.Callback):
             places = self._seen_here + torch.arange(len(score), device=score.device)
             index = places * trainer.world_size + trainer.global_rank
         self._seen_here += len(score)
-        owner = torch.full_like(index, trainer.global_rank)
-        rows = {"index": index, "id_score": score, "prediction": outputs["prediction"], "owner": owner}
-        self._pending.append({**rows, "features": outputs["features"]})
+        rows = {"index": index, "id_score": score, "owner": torch.full_like(index, trainer.global_rank)}
+        self._pending.append({**rows, "prediction": outputs["prediction"], "features": outputs["features"]})
         self._raw.keep(unpack_batch(batch)[0], index, score < self.gamma)
         if (batch_idx + 1) % self.refresh_every == 0 and batch_idx < self._common_batches[dataloader_idx]:
             self._sync(pl_module, trainer.global_rank, trainer.world_size)
@@ -144,10 +129,7 @@ class NegativeMemory(L.Callback):
         self._weigh(pl_module, negative)
 
     def _score_prequentially(self, pl_module: ANTS, new: Tensor) -> None:
-        """Score new negative images with the spaces as they are before their own sentences enter.
-
-        While VSNL is empty `vsnl` is `neglabel` and tells nothing of λ: those images stay unscored.
-        """
+        """Score new negative images before their own sentences enter; not while VSNL is empty: `vsnl` is `neglabel` then."""
         if len(new) and len(pl_module.vsnl):
             scores = pl_module.score(self.evidence.bank["features"][new].to(pl_module.device))["scores"]
             self.evidence.set_prequential(new, torch.stack([scores["ens"], scores["vsnl"]], 1).cpu())
@@ -158,7 +140,7 @@ class NegativeMemory(L.Callback):
         near = similar_classes(evidence.mean_feature, pl_module.id_text.cpu(), self.delta)
         names = [pl_module.class_names[c] for c in near.tolist()]
         share = [name for name in names if name not in self.answers][rank::world]
-        labels = dict(zip(share, self.guard.similar_classes(share, self.similar), strict=True))
+        labels = dict(zip(share, self.guard.ask("similar_classes", share, self.similar), strict=True))
         sentences = self._describe(pl_module, new[evidence.bank["owner"][new] == rank])
         parts = _gather((sentences, labels, self.guard.counts))
         said: dict[int, str] = {}
@@ -184,7 +166,7 @@ class NegativeMemory(L.Callback):
                 lost[row] = ""
                 self.guard.failed("reading an image for the MLLM", 1, error)
         avoid = [pl_module.class_names[c] for c in bank["prediction"][list(images)].tolist()]
-        return {**lost, **dict(zip(images, self.guard.describe(list(images.values()), avoid), strict=True))}
+        return {**lost, **dict(zip(images, self.guard.ask("describe", list(images.values()), avoid), strict=True))}
 
     def _set_vsnl(self, pl_module: ANTS, names: list[str]) -> None:
         """Labels similar to these classes, as far as the MLLM has answered; no ID class name among them."""
@@ -207,14 +189,10 @@ class NegativeMemory(L.Callback):
     def _publish(self, pl_module: ANTS, dataloader_idx: int) -> None:
         """What results, logs and the progress bar show of the adaptation."""
         pl_module.adaptation[list(self._streams)[dataloader_idx]] = {
-            "lambda": pl_module.weight,
-            **{f"lambda_{name}": value for name, value in self._lambdas.items()},
-            "gamma": self.evidence.threshold,
-            "n_negative_images": self.evidence.n_negative,
-            "n_ens": len(pl_module.ens),
-            "n_vsnl": len(pl_module.vsnl),
-            **self._counts,
-        }
+            "lambda": pl_module.weight, **{f"lambda_{name}": value for name, value in self._lambdas.items()},
+            "gamma": self.evidence.threshold, "n_negative_images": self.evidence.n_negative,
+            "n_ens": len(pl_module.ens), "n_vsnl": len(pl_module.vsnl), **self._counts,
+        }  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """What was learnt from the stream; a later run with `persist` starts from it."""

@@ -1,19 +1,12 @@
 """`OODMetrics`: exact AUROC, both AUPRs and both FPR95 of several OOD scores over one stream, and its ID accuracy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.classification import (
-    binary_auroc,
-    binary_average_precision,
-    binary_sensitivity_at_specificity,
-    binary_specificity_at_sensitivity,
-)
+from torchmetrics.functional import classification as tm
 from torchmetrics.utilities import dim_zero_cat
 
 
@@ -24,9 +17,7 @@ def detection_metrics(scores: Tensor, is_ood: Tensor) -> dict[str, float]:
         Fractions: `auroc`; `fpr95`, the share of OOD accepted at the threshold that accepts 95 % of ID (MCM, NegLabel);
         `fpr95_openood`, the share of ID rejected at the threshold that rejects 95 % of OOD (OpenOOD, and so the
         published ANTS table); `aupr_in` and `aupr_out`, average precision (the step sum), ID or OOD being positive.
-
-    Raises:
-        ValueError: NaN among the scores, or only one class.
+        NaN among the scores or only one class is a ValueError.
     """
     if scores.isnan().any():
         raise ValueError(f"{int(scores.isnan().sum())} of {len(scores)} scores are NaN")
@@ -37,11 +28,11 @@ def detection_metrics(scores: Tensor, is_ood: Tensor) -> dict[str, float]:
     rank = scores.unique(return_inverse=True)[1].double()
     rank, target = rank / rank.max().clamp(min=1), is_ood.long()
     return {
-        "auroc": binary_auroc(rank, target).item(),
-        "fpr95": 1 - binary_sensitivity_at_specificity(rank, target, min_specificity=0.95)[0].item(),
-        "fpr95_openood": 1 - binary_specificity_at_sensitivity(rank, target, min_sensitivity=0.95)[0].item(),
-        "aupr_in": binary_average_precision(1 - rank, 1 - target).item(),
-        "aupr_out": binary_average_precision(rank, target).item(),
+        "auroc": tm.binary_auroc(rank, target).item(),
+        "fpr95": 1 - tm.binary_sensitivity_at_specificity(rank, target, min_specificity=0.95)[0].item(),
+        "fpr95_openood": 1 - tm.binary_specificity_at_sensitivity(rank, target, min_sensitivity=0.95)[0].item(),
+        "aupr_in": tm.binary_average_precision(1 - rank, 1 - target).item(),
+        "aupr_out": tm.binary_average_precision(rank, target).item(),
     }
 
 
@@ -61,11 +52,7 @@ class OODMetrics(Metric):
         self.add_state("id_correct", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, label: Tensor, prediction: Tensor) -> None:
-        """Take OOD scores `(n, len(names))`, ID labels `(n,)` (negative = OOD) and predicted ID labels `(n,)`.
-
-        Raises:
-            ValueError: the shapes do not fit.
-        """
+        """Take OOD scores `(n, len(names))`, ID labels `(n,)` (negative = OOD) and predicted ID labels `(n,)`."""
         if scores.shape != (len(label), len(self.names)) or not prediction.shape == label.shape == label.shape[:1]:
             shapes = [tuple(x.shape) for x in (scores, label, prediction)]
             raise ValueError(f"scores (n, {len(self.names)}), label (n,) and prediction (n,) needed, got {shapes}")
@@ -74,11 +61,7 @@ class OODMetrics(Metric):
         self.id_correct = self.id_correct + (prediction == label).sum()  # a negative label equals no prediction
 
     def compute(self) -> dict[str, Any]:
-        """`n_id`, `n_ood`, `id_accuracy`, and `scores`: `detection_metrics` by name.
-
-        Raises:
-            ValueError: NaN among the scores, an empty stream, or one of one class.
-        """
+        """`n_id`, `n_ood`, `id_accuracy`, and `scores`: `detection_metrics` by name; ValueError for an empty stream too."""
         if not len(self.is_ood):
             raise ValueError("the stream was empty")
         scores, is_ood = dim_zero_cat(self.scores), dim_zero_cat(self.is_ood)

@@ -1,7 +1,5 @@
 """What ANTS mines: negative labels, negative images and similar classes. Pure functions."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -12,12 +10,11 @@ from ants_lightning.scoring import check_features, check_scores
 _CHUNK = 8_000_000  # cosines at a time; torch.quantile takes at most 16 million
 
 
-def mine_negative_labels(
-    candidate_text: Tensor, id_text: Tensor, keep: int | float, percentile: float = 0.95
-) -> Tensor:
+def mine_negative_labels(candidate_text: Tensor, id_text: Tensor, keep: int | float, percentile: float = 0.95) -> Tensor:
     """The candidates that are farthest from the ID classes (NegMining of NegLabel, Jiang et al., ICLR 2024).
 
     A candidate's nearness is the `percentile` over classes of its cosine with the class texts; the lowest are kept.
+    ValueError for wrong shapes, NaN or Inf, empty input, `keep` or `percentile` out of range.
 
     Args:
         candidate_text: `(m, d)`, L2-normalised.
@@ -27,14 +24,9 @@ def mine_negative_labels(
 
     Returns:
         Indices of candidates, `(kept,)`, int64, farthest first; ties in the order of the candidates.
-
-    Raises:
-        ValueError: wrong shapes, NaN or Inf, empty input, `keep` or `percentile` out of range.
     """
-    check_features("id_text", id_text)
-    check_features("candidate_text", candidate_text, id_text.shape[1])
-    if not len(id_text) or not len(candidate_text):
-        raise ValueError(f"{len(candidate_text)} candidates and {len(id_text)} ID classes: neither may be empty")
+    check_features("id_text", id_text, some=True)
+    check_features("candidate_text", candidate_text, id_text.shape[1], some=True)
     if not 0 <= percentile <= 1:
         raise ValueError(f"percentile must lie in [0, 1], got {percentile}")
     count = count_of(keep, len(candidate_text))
@@ -58,7 +50,8 @@ def share_of(share: float, total: int) -> int:
 def mine_negative_images(id_scores: Tensor, gamma: float, eta: float) -> tuple[Tensor, float]:
     """The images of the history that look OOD (ANTS eq. 5 and 6).
 
-    Candidates have S < γ; the negative images are the lowest η of them; γ* is the largest S among those.
+    Candidates have S < γ; the negative images are the lowest η of them; γ* is the largest S among those. ValueError for
+    S outside [0, 1] (NaN too) or no vector, γ or η out of range.
 
     Args:
         id_scores: S_nl of the history, `(n,)` in [0, 1], larger = more ID.
@@ -68,9 +61,6 @@ def mine_negative_images(id_scores: Tensor, gamma: float, eta: float) -> tuple[T
     Returns:
         Indices of the negative images, `(k,)`, int64, lowest S first (ties: earliest first), and γ*; with no candidate
         the indices are empty and γ* is γ.
-
-    Raises:
-        ValueError: `id_scores` not a vector in [0, 1] (NaN too), γ or η out of range.
 
     Example:
         >>> mine_negative_images(torch.tensor([0.5, 0.99, 0.125, 0.8, 0.25]), gamma=0.75, eta=0.5)
@@ -93,6 +83,8 @@ def mine_negative_images(id_scores: Tensor, gamma: float, eta: float) -> tuple[T
 def similar_classes(mean_image_feature: Tensor, id_text: Tensor, ratio: float) -> Tensor:
     """The ID classes closest to the stream (ANTS eq. 10): V', the ⌈δC⌉ of largest mean cosine with the images seen.
 
+    ValueError for wrong shapes, NaN or Inf, no classes, or δ out of range.
+
     Args:
         mean_image_feature: mean of the image features seen, `(d,)`, not normalised again.
         id_text: t, `(C, d)`, L2-normalised.
@@ -101,17 +93,12 @@ def similar_classes(mean_image_feature: Tensor, id_text: Tensor, ratio: float) -
     Returns:
         Class indices, `(⌈δC⌉,)`, int64, closest first.
 
-    Raises:
-        ValueError: wrong shapes, NaN or Inf, no classes, or δ out of range.
-
     Example:
         >>> similar_classes(torch.tensor([0.1, 0.7, 0.3]), torch.eye(3), ratio=0.5)
         tensor([1, 2])
     """
-    check_features("id_text", id_text)
+    check_features("id_text", id_text, some=True)
     check_features("mean_image_feature", mean_image_feature[None], id_text.shape[1])
-    if not len(id_text):
-        raise ValueError("id_text is empty: no ID classes")
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
     near = id_text.float() @ mean_image_feature.float()

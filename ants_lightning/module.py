@@ -1,7 +1,5 @@
 """`ANTS`: the LightningModule that scores a stream against the ID and the negative text spaces."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,8 @@ class ANTS(L.LightningModule):
     """Zero-shot OOD detection with CLIP and negative texts (ANTS, CVPR 2026, arXiv 2509.03951).
 
     Computes every score of the table in one pass. By itself it is a plain MCM / NegLabel evaluator; the callback
-    `NegativeMemory` adapts its spaces to the stream.
+    `NegativeMemory` adapts its spaces to the stream. A setting out of range is a ValueError here; no, empty or repeated class
+    names and a missing file are one at set-up.
 
     Args:
         model: an open_clip model name, or `local-dir:<folder>` or `hf-hub:<repo>`.
@@ -44,67 +43,49 @@ class ANTS(L.LightningModule):
         num_groups: G of the NegLabel and ENS spaces.
         vsnl_groups: G of the VSNL space (some hundred labels: one group).
         text_batch_size: texts per forward of the text tower.
-
-    Raises:
-        ValueError: a setting out of range (here); no, empty or repeated class names, no such file (at set-up).
     """
 
     def __init__(
-        self,
-        model: str = "ViT-B-16-quickgelu",
-        pretrained: str | None = "openai",
-        class_names: list[str] | None = None,
-        nouns: list[str] | str = (),  # type: ignore[assignment]
-        adjectives: list[str] | str = (),  # type: ignore[assignment]
-        keep: int | float = 0.15,
-        percentile: float = 0.95,
-        id_prompt: str = "The nice {}.",
-        noun_prompt: str = "The nice {}.",
-        adjective_prompt: str = "This is a {} photo.",
+        self, model: str = "ViT-B-16-quickgelu", pretrained: str | None = "openai", class_names: list[str] | None = None,
+        nouns: list[str] | str = (), adjectives: list[str] | str = (),  # type: ignore[assignment]
+        keep: int | float = 0.15, percentile: float = 0.95,
+        id_prompt: str = "The nice {}.", noun_prompt: str = "The nice {}.", adjective_prompt: str = "This is a {} photo.",
         sentence_prompt: str = "{}",
-        temperature: float = 0.01,
-        mcm_temperature: float = 1.0,
-        num_groups: int = 100,
-        vsnl_groups: int = 1,
+        temperature: float = 0.01, mcm_temperature: float = 1.0, num_groups: int = 100, vsnl_groups: int = 1,
         text_batch_size: int = 256,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         prompts = {"id": id_prompt, "noun": noun_prompt, "adjective": adjective_prompt, "sentence": sentence_prompt}
         for name, prompt in prompts.items():
             if prompt.count("{}") != 1:
                 raise ValueError(f"{name}_prompt must hold one {{}}, got {prompt!r}")
-        if not (temperature > 0 and mcm_temperature > 0):
-            raise ValueError(f"temperatures must be positive, got {temperature} and {mcm_temperature}")
-        if num_groups < 1 or vsnl_groups < 1:
-            raise ValueError(f"num_groups and vsnl_groups must be at least 1, got {num_groups} and {vsnl_groups}")
+        numbers = dict(temperature=temperature, mcm_temperature=mcm_temperature, num_groups=num_groups, vsnl_groups=vsnl_groups)
+        if not (min(temperature, mcm_temperature) > 0 and min(num_groups, vsnl_groups) >= 1):
+            raise ValueError(f"temperatures must be positive and numbers of groups at least 1, got {numbers}")
         count_of(keep, 1)
         if class_names is not None:
             class_names = _checked_class_names(class_names)
         self.save_hyperparameters()
-        self.clip: Any
-        self.clip, _, self.preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained)
-        self.clip.requires_grad_(False).eval()
+        clip, _, self.preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained)
+        self.clip: Any = clip.requires_grad_(False).eval()
         self.encoder = TextEncoder(self.clip, open_clip.get_tokenizer(model), text_batch_size)
         self.class_names: list[str] = []
         dim = self.encoder(["a"]).shape[1]
         self.id_text: Tensor
         self.register_buffer("id_text", torch.empty(0, dim), persistent=False)
-        self.neglabel = TextSpace(dim, num_groups)
-        self.ens = TextSpace(dim, num_groups)
+        self.neglabel, self.ens = TextSpace(dim, num_groups), TextSpace(dim, num_groups)
         self.vsnl = TextSpace(dim, vsnl_groups)
         self.weight = 0.5  # λ
         self.metrics = nn.ModuleDict()
-        self.groups: dict[str, str] = {}
-        self.adaptation: dict[str, dict[str, Any]] = {}
-        self.results: dict[str, dict[str, Any]] = {}
-        self.one_class: dict[str, str] = {}
+        self.groups: dict[str, str] = {}  # this and the next three by stream
+        self.adaptation, self.results = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
+        self.refused: dict[str, str] = {}
 
     def setup(self, stage: str) -> None:
         """Check the names and the words before anything runs."""
         names = self.hparams["class_names"]
-        self.class_names = _checked_class_names(
-            getattr(self.trainer.datamodule, "class_names", None) if names is None else names  # type: ignore[attr-defined]
-        )
+        of_data = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        self.class_names = _checked_class_names(of_data if names is None else names)
         self._nouns = _words("nouns", self.hparams["nouns"])
         self._adjectives = _words("adjectives", self.hparams["adjectives"])
 
@@ -133,7 +114,7 @@ class ANTS(L.LightningModule):
         scores = SCORES if len(self.neglabel) else SCORES[:1]
         self.metrics = nn.ModuleDict({f"stream_{i}": OODMetrics(scores) for i in range(len(self.groups))})
         self.metrics.to(self.device)
-        self.adaptation, self.results, self.one_class = {}, {}, {}
+        self.adaptation, self.results, self.refused = {}, {}, {}
 
     on_predict_start = prepare
 
@@ -155,14 +136,11 @@ class ANTS(L.LightningModule):
         self._sizes = [len(self.id_text), *map(len, spaces)]
 
     def forward(self, images: Tensor) -> dict[str, Any]:
-        """Score preprocessed images `(n, 3, h, w)`.
+        """Score preprocessed images `(n, 3, h, w)`; NaN or Inf features are a ValueError.
 
         Returns:
             `features` `(n, d)`, L2-normalised, float32; `prediction` `(n,)`, ID labels; `scores`, OOD scores `(n,)` by
             name, larger = more OOD; `id_score`, S_nl `(n,)` (absent without negative labels, as all scores but MCM).
-
-        Raises:
-            ValueError: NaN or Inf features.
         """
         with torch.no_grad():
             features = F.normalize(self.clip.encode_image(images).float(), dim=1)
@@ -181,12 +159,10 @@ class ANTS(L.LightningModule):
                 return out
             odds = margins(id_cos / tau, negatives[0] / tau, self.neglabel.num_groups)
             out["id_score"] = (-odds).sigmoid().mean(1)
-            scores["neglabel"] = odds.sigmoid().mean(1)
+            scores["neglabel"] = scores["ens"] = scores["vsnl"] = odds.sigmoid().mean(1)
             for name, space, cosine in (("ens", self.ens, negatives[1]), ("vsnl", self.vsnl, negatives[2])):
                 if len(space):
                     scores[name] = margins(id_cos / tau, cosine / tau, space.num_groups).sigmoid().mean(1)
-                else:
-                    scores[name] = scores["neglabel"]
             scores["ants"] = self.weight * scores["ens"] + (1 - self.weight) * scores["vsnl"]  # eq. 13
         return out
 
@@ -216,7 +192,7 @@ class ANTS(L.LightningModule):
             try:
                 computed = metric.compute()  # type: ignore[operator]
             except ValueError as error:
-                self.one_class[stream] = str(error)
+                self.refused[stream] = str(error)
                 continue
             result = self.results[stream] = {"group": group, **computed, **self.adaptation.get(stream, {})}
             flat = {f"{score}/{name}": v for score, values in result["scores"].items() for name, v in values.items()}
@@ -226,11 +202,8 @@ class ANTS(L.LightningModule):
 
     def on_test_end(self) -> None:
         """Only now, with the good streams reported, refuse those that could not be measured."""
-        if self.one_class:
-            raise ValueError("; ".join(f"stream {name!r}: {why}" for name, why in self.one_class.items()))
-
-    def configure_optimizers(self) -> None:
-        """Nothing is trained."""
+        if self.refused:
+            raise ValueError("; ".join(f"stream {name!r}: {why}" for name, why in self.refused.items()))
 
 
 def _checked_class_names(names: Sequence[str] | None) -> list[str]:

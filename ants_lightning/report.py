@@ -1,7 +1,5 @@
 """`Report`: `results.json` and the table at the end of a test run; `StreamProgressBar`: the adaptation as it goes."""
 
-from __future__ import annotations
-
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -54,16 +52,16 @@ def build_table(results: dict[str, Any]) -> Table:
     for name, stream in streams.items():
         table.add_column(f"{name} ({stream['group']})", justify="right", no_wrap=True)
     for score in next(iter(streams.values()))["scores"]:
-        cells = []
-        for stream in streams.values():
-            shown = []
-            for metric, best in (("auroc", max), ("fpr95", min), ("fpr95_openood", min)):
-                value = stream["scores"][score][metric]
-                top = value == best(scores[metric] for scores in stream["scores"].values())
-                shown.append(f"[bold]{100 * value:.1f}[/bold]" if top else f"{100 * value:.1f}")
-            cells.append(" / ".join(shown))
-        table.add_row(score, *cells)
+        table.add_row(score, *(_cell(stream["scores"], score) for stream in streams.values()))
     return table
+
+
+def _cell(scores: dict[str, dict[str, float]], score: str) -> str:
+    shown = []
+    for metric, best in (("auroc", max), ("fpr95", min), ("fpr95_openood", min)):
+        bold = scores[score][metric] == best(others[metric] for others in scores.values())
+        shown.append(f"{'[bold]' * bold}{100 * scores[score][metric]:.1f}{'[/bold]' * bold}")
+    return " / ".join(shown)
 
 
 class Report(L.Callback):

@@ -4,18 +4,18 @@ Every score is an *OOD score* in [0, 1], larger = more OOD. Sums run in float32 
 would round everything above 0.9999999 to one number.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
 
-def check_features(name: str, x: Tensor, dim: int | None = None) -> None:
-    """Refuse anything but finite features `(n, d)`, d = `dim` where given; the error names the first bad row."""
+def check_features(name: str, x: Tensor, dim: int | None = None, some: bool = False) -> None:
+    """Refuse anything but finite features `(n, d)`, d = `dim` where given, n > 0 with `some`; names the first bad row."""
     if x.ndim != 2:
         raise ValueError(f"{name} must have shape (n, d), got {tuple(x.shape)}")
     if dim is not None and x.shape[1] != dim:
         raise ValueError(f"{name} has {x.shape[1]} dimensions where {dim} were expected")
+    if some and not len(x):
+        raise ValueError(f"{name} is empty")
     finite = torch.isfinite(x).all(1)
     if not finite.all():
         raise ValueError(f"{name} has NaN or Inf in row {int((~finite).nonzero()[0])} of {len(x)}")
@@ -56,7 +56,8 @@ def ood_score(
 ) -> Tensor:
     """OOD score against a negative space (NegLabel, Jiang et al., ICLR 2024; ANTS eq. 8 and 12).
 
-    `o(v) = mean_g sigmoid( lse_{n in N_g}(v·n/τ) - lse_c(v·t_c/τ) ) = 1 - S(v)`.
+    `o(v) = mean_g sigmoid( lse_{n in N_g}(v·n/τ) - lse_c(v·t_c/τ) ) = 1 - S(v)`. ValueError for wrong shapes, NaN or Inf,
+    no texts, and τ or G out of range.
 
     Args:
         image_features: v, `(n, d)`, L2-normalised.
@@ -68,18 +69,13 @@ def ood_score(
     Returns:
         `(n,)` in [0, 1], float32, larger = more OOD.
 
-    Raises:
-        ValueError: wrong shapes, NaN or Inf, no texts, or τ or G out of range.
-
     Example:
         >>> eye = torch.eye(3)
         >>> ood_score(eye, eye[:1], eye[1:2], temperature=1.0).round(decimals=3)
         tensor([0.2690, 0.7310, 0.5000])
     """
     _check(image_features, id_text, temperature)
-    check_features("negative_text", negative_text, id_text.shape[1])
-    if not len(negative_text):
-        raise ValueError("negative_text is empty")
+    check_features("negative_text", negative_text, id_text.shape[1], some=True)
     with torch.autocast(image_features.device.type, enabled=False):
         v = image_features.float() / temperature
         negatives = negative_text.float()[group_order(len(negative_text), num_groups).to(negative_text.device)]
@@ -87,7 +83,7 @@ def ood_score(
 
 
 def mcm_score(image_features: Tensor, id_text: Tensor, temperature: float = 1.0) -> Tensor:
-    """Maximum concept matching (Ming et al., NeurIPS 2022): `o(v) = 1 - max_c softmax(v·t/τ)_c`.
+    """Maximum concept matching (Ming et al., NeurIPS 2022): `o(v) = 1 - max_c softmax(v·t/τ)_c`; errors as `ood_score`.
 
     Args:
         image_features: v, `(n, d)`, L2-normalised.
@@ -96,9 +92,6 @@ def mcm_score(image_features: Tensor, id_text: Tensor, temperature: float = 1.0)
 
     Returns:
         `(n,)` in [0, 1 - 1/C], float64, larger = more OOD.
-
-    Raises:
-        ValueError: wrong shapes, NaN or Inf, no texts, or τ out of range.
 
     Example:
         >>> mcm_score(torch.eye(2)[:1], torch.eye(2)).float().round(decimals=3)
@@ -120,6 +113,7 @@ def adaptive_weight(ood_ens: Tensor, ood_vsnl: Tensor) -> float:
     """The weight λ of the ENS score (ANTS eq. 14), from the scores of the negative images.
 
     `F(a, b) = (1-a) / ((1-a) + (1-b))` of the mean ID scores a, b; in OOD scores `λ = ō_ens / (ō_ens + ō_vsnl)`.
+    ValueError for different shapes, or scores outside [0, 1] (NaN too).
 
     Args:
         ood_ens: o_ens of the negative images, `(n,)` in [0, 1].
@@ -127,9 +121,6 @@ def adaptive_weight(ood_ens: Tensor, ood_vsnl: Tensor) -> float:
 
     Returns:
         λ in [0, 1]; 0.5 where there are no images, or where both means are 0.
-
-    Raises:
-        ValueError: different shapes, or scores outside [0, 1] (NaN too).
 
     Example:
         >>> adaptive_weight(torch.tensor([0.5, 1.0]), torch.tensor([0.25, 0.25]))
@@ -153,9 +144,7 @@ def check_scores(name: str, scores: Tensor) -> None:
 
 
 def _check(image_features: Tensor, id_text: Tensor, temperature: float) -> None:
-    check_features("id_text", id_text)
+    check_features("id_text", id_text, some=True)
     check_features("image_features", image_features, id_text.shape[1])
-    if not len(id_text):
-        raise ValueError("id_text is empty: no ID classes")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")

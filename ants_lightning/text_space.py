@@ -1,7 +1,5 @@
 """Text spaces: labels with their features, in groups; and the encoder that makes features of texts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +14,7 @@ class TextEncoder:
     """Encodes texts in batches with an open_clip model and its tokenizer; a text met again comes from the cache.
 
     Args:
-        clip: an open_clip model (held by reference, not as a submodule).
-        tokenizer: open_clip's tokenizer for it.
+        clip, tokenizer: an open_clip model (held by reference, not as a submodule) and its tokenizer.
         batch_size: texts per forward.
         cache_size: how many features are kept; the oldest go first.
     """
@@ -30,11 +27,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features of texts, `(n, d)`, L2-normalised, float32, on the model's device.
-
-        Raises:
-            ValueError: no texts, or a text that encodes to zero or NaN (it is named).
-        """
+        """Features of texts, `(n, d)`, L2-normalised, float32, on the model's device; ValueError for none, or one of 0 or NaN."""
         if not texts:
             raise ValueError("no texts to encode")
         new = [text for text in dict.fromkeys(texts) if text not in self._cache]
@@ -56,8 +49,7 @@ class TextSpace(nn.Module):
     """A negative space: texts, oldest first, with features `(n, d)`.
 
     Args:
-        dim: d of the features.
-        num_groups: G of the score.
+        dim, num_groups: d of the features, G of the score.
         capacity: how many texts it holds; of more the **newest** stay.
     """
 
@@ -72,15 +64,10 @@ class TextSpace(nn.Module):
         self.register_buffer("features", torch.empty(0, dim), persistent=False)
 
     def __len__(self) -> int:
-        """Number of texts."""
         return len(self.labels)
 
     def push(self, labels: Sequence[str], features: Tensor) -> int:
-        """Append n texts with features `(n, d)`, first in, first out; a text already there becomes the newest.
-
-        Returns:
-            How many of the texts were new.
-        """
+        """Append n texts with features `(n, d)`, FIFO; one already there becomes the newest. Returns how many were new."""
         if len(labels) != len(features):
             raise ValueError(f"{len(labels)} texts with {len(features)} features")
         known, texts = set(self.labels), [*self.labels, *labels]

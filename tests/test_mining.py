@@ -104,8 +104,8 @@ def broken(value, row=2):
 @pytest.mark.parametrize(
     ("candidates", "id_text", "match"),
     [
-        (rows(0), rows(3), "0 candidates"),
-        (rows(3), rows(0), "0 ID classes"),
+        (rows(0), rows(3), "candidate_text is empty"),
+        (rows(3), rows(0), "id_text is empty"),
         (rows(3)[0], rows(3), "candidate_text .*shape"),
         (rows(3), rows(3)[None], "id_text .*shape"),
         (rows(3, 8), rows(3), "candidate_text has 8"),

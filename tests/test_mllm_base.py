@@ -140,9 +140,9 @@ def raising(error):
 
 def test_good_answers_go_through_and_are_counted():
     guard = guard_of(lambda images, avoid: [i + a for i, a in zip(images, avoid, strict=True)], lambda n, k: [n[:k]] * 3)
-    assert isinstance(guard.mllm, MLLM) and guard.describe([], []) == guard.similar_classes([], 5) == []
-    assert guard.describe(["x", "y"], ["a", "b"]) == ["xa", "yb"]
-    assert guard.similar_classes(["p", "q", "r"], 2) == [["p", "q"]] * 3
+    assert isinstance(guard.mllm, MLLM) and guard.ask("describe", [], []) == guard.ask("similar_classes", [], 5) == []
+    assert guard.ask("describe", ["x", "y"], ["a", "b"]) == ["xa", "yb"]
+    assert guard.ask("similar_classes", ["p", "q", "r"], 2) == [["p", "q"]] * 3
     assert (guard.counts["mllm_calls"], guard.counts["mllm_failures"]) == (5, 0)
     guard.reset()
     assert guard.counts == {"mllm_calls": 0, "mllm_failures": 0, "mllm_seconds": 0.0}
@@ -152,10 +152,10 @@ def test_good_answers_go_through_and_are_counted():
 def test_an_mllm_that_raises_gives_none_for_each_and_warns_once_a_kind(error, caplog):
     guard = guard_of(raising(error), raising(error))
     with caplog.at_level(logging.WARNING):
-        assert guard.describe(["x", "y"], ["a", "b"]) == [None, None]
-        assert guard.similar_classes(["p"], 5) == [None]
+        assert guard.ask("describe", ["x", "y"], ["a", "b"]) == [None, None]
+        assert guard.ask("similar_classes", ["p"], 5) == [None]
         guard.reset()
-        assert guard.describe(["x"], ["a"]) == [None]
+        assert guard.ask("describe", ["x"], ["a"]) == [None]
     assert (guard.counts["mllm_calls"], guard.counts["mllm_failures"]) == (1, 1)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert all(type(error).__name__ in message for message in caplog.messages)
@@ -164,7 +164,7 @@ def test_an_mllm_that_raises_gives_none_for_each_and_warns_once_a_kind(error, ca
 @pytest.mark.parametrize("answers", [[], ["one"], ["one", "two", "three"], None, 5, {}])
 def test_answers_of_another_number_are_all_failures(answers):
     guard = guard_of(lambda images, avoid: answers)
-    assert guard.describe(["x", "y"], ["a", "b"]) == [None, None]
+    assert guard.ask("describe", ["x", "y"], ["a", "b"]) == [None, None]
     assert (guard.counts["mllm_calls"], guard.counts["mllm_failures"]) == (2, 2)
 
 
@@ -174,26 +174,26 @@ def test_answers_of_another_number_are_all_failures(answers):
 )
 def test_answers_of_another_type_are_failures(describe, similar):
     guard = guard_of(lambda *args: describe, lambda *args: similar)
-    assert guard.describe(["x", "y"], ["a", "b"]) == [None, None]
-    assert guard.similar_classes(["p", "q"], 5) == [None, None]
+    assert guard.ask("describe", ["x", "y"], ["a", "b"]) == [None, None]
+    assert guard.ask("similar_classes", ["p", "q"], 5) == [None, None]
     assert (guard.counts["mllm_calls"], guard.counts["mllm_failures"]) == (4, 4)
 
 
 def test_empty_answers_are_failures_that_are_not_asked_again():
     guard = guard_of(lambda *args: ["", "a bird", None], lambda *args: [[], ["wolf"]])
-    assert guard.describe("xyz", "abc") == ["", "a bird", None]
-    assert guard.similar_classes(["p", "q"], 5) == [[], ["wolf"]]
+    assert guard.ask("describe", "xyz", "abc") == ["", "a bird", None]
+    assert guard.ask("similar_classes", ["p", "q"], 5) == [[], ["wolf"]]
     assert (guard.counts["mllm_calls"], guard.counts["mllm_failures"]) == (5, 3)
 
 
 def test_the_time_of_failures_counts_too():
     guard = guard_of(lambda *args: time.sleep(0.03) or ["a"], lambda *args: time.sleep(0.03) or raising(OSError())())
-    guard.describe(["x"], ["a"])
+    guard.ask("describe", ["x"], ["a"])
     assert 0.03 <= guard.counts["mllm_seconds"] < 1
-    guard.similar_classes(["p"], 5)
+    guard.ask("similar_classes", ["p"], 5)
     assert guard.counts["mllm_seconds"] >= 0.06
 
 
 def test_the_user_can_still_interrupt():
     with pytest.raises(KeyboardInterrupt):
-        guard_of(raising(KeyboardInterrupt())).describe(["x"], ["a"])
+        guard_of(raising(KeyboardInterrupt())).ask("describe", ["x"], ["a"])

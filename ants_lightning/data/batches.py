@@ -1,7 +1,5 @@
 """What batches and dataloaders may look like: ours and those of foreign data modules."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

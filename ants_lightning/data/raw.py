@@ -1,7 +1,5 @@
 """`RawImages`: images of a stream for the MLLM, from the data set where it can, else from the batches."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -11,7 +9,7 @@ from torchvision.transforms.functional import to_pil_image
 
 
 class RawImages:
-    """PIL images by their place in the stream.
+    """PIL images by their place in the stream; KeyError where one was not kept, OSError where it cannot be read.
 
     A data set with `raw_image(index)` gives them back at full resolution. For any other the wanted images of each batch
     are de-normalised (by the `Normalize` of `preprocess`) and kept, the newest `capacity` of them.
@@ -34,7 +32,6 @@ class RawImages:
             del self._kept[old]
 
     def __getitem__(self, index: int) -> Image:
-        """The image at this place; raises KeyError if it was not kept, OSError if it cannot be read."""
         if self._dataset is not None:
             return self._dataset.raw_image(index)
         return to_pil_image(self._kept[index])

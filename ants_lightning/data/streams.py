@@ -1,7 +1,5 @@
 """Mixed, seeded streams of an ID and an OOD set, and the data module that serves them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +27,6 @@ class MixedStream(Dataset):
         self.order = torch.randperm(self.n_id + n_ood, generator=torch.Generator().manual_seed(seed))
 
     def __len__(self) -> int:
-        """Number of images, ID and OOD."""
         return len(self.order)
 
     def _item(self, index: int) -> tuple[Any, int]:
@@ -49,7 +46,7 @@ class MixedStream(Dataset):
 
 
 class OODDataModule(L.LightningDataModule):
-    """Test streams from map-style data sets: the ID set mixed with each OOD set in turn.
+    """Test streams from map-style data sets: the ID set mixed with each OOD set; ValueError for none, or a name in both groups.
 
     Args:
         id_set: data set of `(PIL image, label)`.
@@ -60,22 +57,13 @@ class OODDataModule(L.LightningDataModule):
         num_workers: of the loaders.
         seed: of the order of the streams.
         transform: PIL image → tensor; None: the model's own preprocessing.
-
-    Raises:
-        ValueError: no OOD set, or one name in both groups.
     """
 
     def __init__(
-        self,
-        id_set: Dataset,
-        near: dict[str, Dataset] | None = None,
-        far: dict[str, Dataset] | None = None,
-        class_names: list[str] | None = None,
-        batch_size: int = 256,
-        num_workers: int = 4,
-        seed: int = 0,
+        self, id_set: Dataset, near: dict[str, Dataset] | None = None, far: dict[str, Dataset] | None = None,
+        class_names: list[str] | None = None, batch_size: int = 256, num_workers: int = 4, seed: int = 0,
         transform: Callable[[Any], Any] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         near, far = near or {}, far or {}
         if not near | far or set(near) & set(far):
@@ -88,8 +76,7 @@ class OODDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Mix the streams, with the model's preprocessing unless a transform was given."""
         transform: Any = self.transform or self.trainer.lightning_module.preprocess  # type: ignore[union-attr]
-        sets = self.ood_sets.items()
-        self.streams = {name: MixedStream(self.id_set, ood_set, transform, self.seed) for name, ood_set in sets}
+        self.streams = {name: MixedStream(self.id_set, ood, transform, self.seed) for name, ood in self.ood_sets.items()}
 
     def test_dataloader(self) -> dict[str, DataLoader]:
         """One loader a stream, in stream order; over several ranks without the padding of Lightning's own sampler."""

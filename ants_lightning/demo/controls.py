@@ -22,13 +22,12 @@ from PIL.Image import Image
 
 from ants_lightning import ANTS, NegativeMemory, Report
 from ants_lightning.demo import CLIP, LLAVA, SETTINGS, WORDS, DemoDataModule
-from ants_lightning.demo.shapes import FAMILIES
-from ants_lightning.demo.world import OBJECTS, caption
+from ants_lightning.demo.world import OBJECTS, caption, look_alikes
 from ants_lightning.mllm import MLLM, TransformersMLLM
 
 
 class PerfectCaptions:
-    """Says what was drawn: the upper bound of `describe`; similar classes are the true families."""
+    """Says what was drawn: the upper bound of `describe`; similar classes are the true ones."""
 
     def __init__(self, data: DemoDataModule) -> None:
         sets = [data.id_set, *data.ood_sets.values()]
@@ -42,8 +41,8 @@ class PerfectCaptions:
         return [caption(*self.drawn[_key(image)], name) for image, name in zip(images, avoid, strict=True)]
 
     def similar_classes(self, names: Sequence[str], count: int = 5) -> list[list[str]]:
-        """The rest of the family."""
-        return [[o for o in next(f for f in FAMILIES if name in f) if o != name][:count] for name in names]
+        """What truly looks alike."""
+        return [look_alikes(name, count) for name in names]
 
 
 class Blind:

@@ -1,8 +1,9 @@
 """Textures and scenes of the demo world: the backgrounds of objects and, with no object, the far-OOD images.
 
 Each painter works on a whole batch. Textures take coordinates `u, v` (n, s, s), already rotated and scaled to a random
-frequency, and return how much of the second colour shows, in [0, 1]. Scenes take `x, y` in [-1, 1] (y upwards) and a noise
-field and return RGB.
+frequency, and return how much of the second colour shows, in [0, 1]; some are tiled from the shape of an object. Scenes are
+drawn in `x, y` in [-1, 1] (y upwards), with up to three small residents: sails on the sea, pines in the forest. So far-OOD images
+hold what looks like ID objects, as photographs of textures and places do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ants_lightning.demo.shapes import stamp
 
 COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.12, 0.12), "orange": (0.97, 0.55, 0.08), "yellow": (0.96, 0.88, 0.16), "green": (0.13, 0.62, 0.2),
@@ -41,34 +44,38 @@ def _bricks(u: Tensor, v: Tensor, _: Tensor) -> Tensor:
     return torch.maximum(_soft(torch.sin(v).abs().neg() + 0.25, 12), _soft(torch.sin(shifted).abs().neg() + 0.13, 24))
 
 
-def _scales(u: Tensor, v: Tensor, _: Tensor) -> Tensor:
-    row = torch.floor(v / math.pi)
-    s = ((u + (row % 2) * math.pi) % (2 * math.pi)) - math.pi
-    return _soft((s / math.pi) ** 2 + ((v - row * math.pi) / math.pi) ** 2 - 0.8, 12)
+def _tiles(shape: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A pattern of many of a shape, each second row shifted."""
+
+    def paint(u: Tensor, v: Tensor, _: Tensor) -> Tensor:
+        row = torch.floor(v / (2 * math.pi))
+        column = u / (2 * math.pi) + row % 2 / 2
+        x, y = column - torch.floor(column), v / (2 * math.pi) - row
+        return stamp([shape] * len(u), (2 * x - 1) * 1.2, (2 * y - 1) * 1.2, 24)
+
+    return paint
 
 
+# Textures that are many of a shape.
+MOTIFS = {
+    "dots": "circle", "checks": "square", "honeycomb": "hexagon", "lattice": "cross", "chainmail": "ring",
+    "scallops": "crescent", "confetti": "triangle", "twinkles": "star", "valentine": "heart", "foliage": "leaf",
+}  # fmt: skip
 TEXTURES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "stripes": lambda u, v, r: _soft(torch.sin(u)),
-    "checks": lambda u, v, r: _soft(torch.sin(u) * torch.sin(v), 10),
-    "dots": lambda u, v, r: _soft(torch.cos(u) + torch.cos(v) - 0.9, 8),
     "waves": lambda u, v, r: _soft(torch.sin(u + 1.6 * torch.sin(v * 0.8))),
-    "grid": lambda u, v, r: _soft(torch.maximum(torch.cos(u), torch.cos(v)) - 0.86, 20),
     "bricks": _bricks,
     "zigzag": lambda u, v, r: _soft(torch.sin(u + 1.3 * _triangle_wave(v)), 8),
     "ripples": lambda u, v, r: _soft(torch.sin(torch.hypot(u, v))),
     "marble": lambda u, v, r: torch.sin(0.5 * u + 9 * r).abs().sqrt(),
     "plaid": lambda u, v, r: 0.5 * _soft(torch.sin(u), 10) + 0.5 * _soft(torch.sin(v), 10),
-    "scales": _scales,
-    "whorls": lambda u, v, r: _soft(torch.sin(torch.hypot(u, v) + 3 * torch.atan2(v, u))),
     "blotches": lambda u, v, r: _soft(r - 0.5, 25),
-    "weave": lambda u, v, r: torch.where(
-        torch.sin(u) * torch.sin(v) > 0, _soft(torch.cos(4 * u), 3), _soft(torch.cos(4 * v), 3)
-    ),
+    **{name: _tiles(shape) for name, shape in MOTIFS.items()},
 }
 # The adjective of a texture, as "striped" is of "stripes": a second word for the same look.
 TEXTURE_ADJECTIVES = {
     "stripes": "striped", "checks": "checkered", "dots": "dotted", "waves": "wavy", "bricks": "bricked",
-    "marble": "marbled", "scales": "scaly", "blotches": "blotchy",
+    "marble": "marbled", "scallops": "scalloped", "blotches": "blotchy", "foliage": "leafy", "twinkles": "starry",
 }  # fmt: skip
 
 
@@ -161,9 +168,27 @@ def draw_scenes(kind: str, n: int, size: int, g: torch.Generator) -> Tensor:
         img = img * (0.8 + 0.4 * fine.unsqueeze(1))
     else:
         raise ValueError(f"unknown scene {kind!r}; one of {SCENES}")
+    shape, color, low, high = RESIDENTS[kind]
+    for _ in range(3):
+        radius, middle, height = r(0.17, 0.36), r(-0.9, 0.9), r(low, high)
+        mask = stamp([shape] * n, (x - middle) / radius, (y - height) / radius, 24) * (r(0, 1) < 0.6)
+        img = _over(img, (_rgb(*color) * r(0.8, 1.2).unsqueeze(1)).clamp(0, 1), mask)
     return (img * r(0.8, 1.1).unsqueeze(1)).clamp(0, 1)
 
 
-SCENES = [
-    "desert", "sea", "forest", "mountains", "city", "night", "sunset", "snow", "meadow", "road", "island", "cave",
-]  # fmt: skip
+# Who lives in a scene: a shape, its colour, and the heights between which it stands.
+RESIDENTS: dict[str, tuple[str, tuple[float, float, float], float, float]] = {
+    "desert": ("triangle", (0.66, 0.52, 0.3), -0.3, 0.3),
+    "sea": ("sailboat", (0.95, 0.95, 0.9), -0.6, 0.2),
+    "forest": ("pine", (0.1, 0.36, 0.16), -0.7, 0.3),
+    "mountains": ("tent", (0.85, 0.3, 0.15), -0.8, -0.4),
+    "city": ("flag", (0.85, 0.15, 0.15), -0.2, 0.7),
+    "night": ("crescent", (0.95, 0.93, 0.75), 0.1, 0.8),
+    "sunset": ("bird", (0.15, 0.08, 0.1), 0.1, 0.8),
+    "snow": ("house", (0.5, 0.25, 0.15), -0.5, 0.0),
+    "meadow": ("flower", (0.95, 0.45, 0.65), -0.8, -0.1),
+    "road": ("car", (0.2, 0.3, 0.75), -0.7, 0.0),
+    "island": ("palm", (0.2, 0.45, 0.15), -0.1, 0.4),
+    "cave": ("mushroom", (0.9, 0.8, 0.65), -0.8, -0.2),
+}
+SCENES = list(RESIDENTS)

@@ -8,8 +8,13 @@ classes (ID), some are near-OOD, the rest are fillers that appear in no stream.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
 
 Layer = tuple[int, np.ndarray]
 
@@ -148,3 +153,20 @@ NEAR_CLASSES = [
     "octagon", "heptagon", "oval", "rhombus", "hexagram", "asterisk", "spade", "acorn", "chevron", "horseshoe",
     "church", "whale", "umbrella", "jug", "axe", "truck",
 ]  # fmt: skip
+
+
+@cache
+def stencil(name: str, size: int) -> Tensor:
+    """The mask of a shape, (size, size) in [0, 1], over [-1.1, 1.1]², rows downwards; drawn large once and reduced."""
+    canvas = Image.new("L", (8 * size, 8 * size))
+    pen = ImageDraw.Draw(canvas)
+    for ink, polygon in SHAPES[name]:
+        pen.polygon(((polygon * (1, -1) / 1.1 + 1) * 4 * size).ravel().tolist(), fill=255 * ink)
+    return torch.from_numpy(np.array(canvas.reduce(8))).float() / 255
+
+
+def stamp(names: list[str], x: Tensor, y: Tensor, size: int) -> Tensor:
+    """Masks (n, s, s) of one shape an image, where its own coordinates are `x, y` (n, s, s), y upwards; nothing outside."""
+    kinds = {name: stencil(name, size) for name in set(names)}
+    masks = torch.stack([kinds[name] for name in names]).unsqueeze(1)
+    return F.grid_sample(masks, torch.stack([x, -y], 3) / 1.1, align_corners=False)[:, 0]

@@ -9,17 +9,25 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ants_lightning.demo.scenery import COLORS, SCENES, TEXTURE_ADJECTIVES, TEXTURES, draw_scenes, draw_textures
-from ants_lightning.demo.shapes import SHAPES
+from ants_lightning.demo.scenery import (
+    COLORS,
+    MOTIFS,
+    RESIDENTS,
+    SCENES,
+    TEXTURE_ADJECTIVES,
+    TEXTURES,
+    draw_scenes,
+    draw_textures,
+)
+from ants_lightning.demo.shapes import FAMILIES, SHAPES, stamp
 
 SIZE = 64
 CONTEXT_SHARE = 0.7  # of the objects in the streams stand where their kind is usually found
+BEHIND = 0.1  # of the captions of objects speak of nothing but a textured or scenic background
 SIZES = ["small", "large"]
 OBJECTS = list(SHAPES)
 BACKGROUNDS = [*COLORS, *TEXTURES, *SCENES]  # a plain colour, a texture or a scene
@@ -27,6 +35,14 @@ THINGS = [*OBJECTS, *TEXTURES, *SCENES]  # what an image can be *of*
 NOUNS = [*THINGS, "background", "pattern", "landscape", "object", "shape"]
 ADJECTIVES = [*COLORS, *SIZES, *TEXTURE_ADJECTIVES.values(), "plain", "patterned", "scenic"]
 _PALETTE = torch.tensor(list(COLORS.values()))
+
+
+def look_alikes(name: str, count: int = 5) -> list[str]:
+    """What looks like an object: the texture made of many of it, the scene it lives in, and the nearest of its family."""
+    places = [*MOTIFS.items(), *((scene, resident[0]) for scene, resident in RESIDENTS.items())]
+    made_of_it = [place for place, shape in places if shape == name][:count]
+    family = next(family for family in FAMILIES if name in family)
+    return [*[other for other in family if other != name][: count - len(made_of_it)], *made_of_it]
 
 
 @dataclass
@@ -138,25 +154,17 @@ def _draw_backgrounds(specs: Specs, g: torch.Generator) -> Tensor:
 
 
 def _draw_masks(specs: Specs, g: torch.Generator) -> Tensor:
-    """Where the objects are, (n, 1, 64, 64) in [0, 1], drawn at twice the size."""
-    masks = np.zeros((len(specs), SIZE, SIZE), np.uint8)
-    u = torch.rand(len(specs), 5, generator=g).numpy()
-    for i, (k, large) in enumerate(zip(specs.object.tolist(), specs.size.tolist(), strict=True)):
-        if k < 0:
-            continue
-        angle = (u[i, 0] - 0.5) * 0.7  # 20 degrees either way
-        scale = (12.5 + 5 * u[i, 1] + 8.5 * large) * 2
-        room = max(0.0, SIZE - 2 - scale)  # what is left of the canvas beside the shape, in half pixels
-        center = SIZE + (u[i, 2:4] * 2 - 1) * room
-        cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
-        squeeze = 0.88 + 0.24 * u[i, 4]
-        affine = np.array([[cos * squeeze, -sin * squeeze], [-sin, -cos]])  # y upwards → rows downwards
-        canvas = Image.new("L", (2 * SIZE, 2 * SIZE))
-        pen = ImageDraw.Draw(canvas)
-        for ink, polygon in SHAPES[OBJECTS[k]]:
-            pen.polygon((polygon @ affine + center).ravel().tolist(), fill=255 * ink)
-        masks[i] = np.asarray(canvas.reduce(2))
-    return torch.from_numpy(masks).unsqueeze(1).float() / 255
+    """Where the objects are, (n, 1, 64, 64) in [0, 1]."""
+    n = len(specs)
+    turn, grow, squeeze, left, up = torch.rand(5, n, 1, 1, generator=g)
+    angle = (turn - 0.5) * 0.7  # 20 degrees either way
+    scale = (12.5 + 5 * grow + 8.5 * specs.size.view(n, 1, 1)) / SIZE * 2
+    room = (1 - 2 / SIZE - scale).clamp(min=0)
+    line = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
+    x, y = line.view(1, 1, -1) - (2 * left - 1) * room, (2 * up - 1) * room - line.view(1, -1, 1)
+    along, across = (angle.cos() * x + angle.sin() * y) / scale, (angle.cos() * y - angle.sin() * x) / scale
+    mask = stamp([OBJECTS[k] for k in specs.object.tolist()], along / (0.88 + 0.24 * squeeze), across, 48)
+    return (mask * (specs.object >= 0).view(n, 1, 1)).unsqueeze(1)
 
 
 def _occlude(img: Tensor, g: torch.Generator) -> Tensor:
@@ -185,33 +193,35 @@ def caption(specs: Specs, i: int, avoid: str = "") -> str:
 def training_captions(specs: Specs, rng: random.Random) -> tuple[list[str], Tensor]:
     """One short caption an image, and what it says: (n, 6) of [object, color, size, background, tint, kind], -1 = unsaid.
 
-    `kind` is 0 for objects, 1 for textures, 2 for scenes. An image fits a caption if it agrees with everything said: so
-    "the nice stripes.", said of stripes alone, does not fit a star on stripes.
+    `kind` is 0 for objects, 1 for textures, 2 for scenes. An image fits a caption if it agrees with everything said. A single
+    word may be said of a background: "the nice stripes." fits stripes alone and a star on stripes, "a red stripes pattern"
+    only the former.
     """
     texts, facts = [], torch.full((len(specs), 6), -1)
     for i, kind in enumerate(image_facts(specs)[:, 5].tolist()):
         obj, col, siz, bg, tint = (int(value[i]) for value in vars(specs).values())
-        thing, ground = THINGS[int(specs.thing[i])], BACKGROUNDS[bg]
-        u, said = rng.random(), ({0: obj} if kind == 0 else {3: bg, 5: kind})
-        if u < 0.35:
+        ground, color, size = BACKGROUNDS[bg], list(COLORS)[col], SIZES[siz]
+        behind = kind == 0 and bg >= len(COLORS) and rng.random() < BEHIND  # only what is behind the object is spoken of
+        thing = ground if behind else THINGS[int(specs.thing[i])]
+        u, said = rng.random(), {3: bg} if kind or behind else {0: obj}
+        if u < 0.35 or behind:
             text = f"the nice {thing}."
         elif u < 0.45:
-            text = f"a photo of a {thing}" if kind != 1 else f"a photo of {thing}"
+            text = f"a photo of {thing}" if kind == 1 else f"a photo of a {thing}"
         elif u < 0.75:
             text = caption(specs, i)
             said = {0: obj, 1: col, 2: siz, 3: bg, 4: tint if ground in TEXTURES else -1, 5: kind}
         elif kind == 0:
-            color = list(COLORS)[col]
             text, said = rng.choice([
                 (f"a {color} {thing}", {0: obj, 1: col}),
-                (f"a {SIZES[siz]} {thing}", {0: obj, 2: siz}),
-                (f"a {SIZES[siz]} {color} object", {1: col, 2: siz, 5: 0}),
+                (f"a {size} {thing}", {0: obj, 2: siz}),
+                (f"a {size} {color} object", {1: col, 2: siz, 5: 0}),
             ])  # fmt: skip
         elif kind == 1:
             adjective = TEXTURE_ADJECTIVES.get(ground)
             text, said = rng.choice([
                 (f"this is a {list(COLORS)[tint]} photo.", {4: tint, 5: 1}),
-                (f"this is a {adjective or 'patterned'} photo.", {3: bg if adjective else -1, 5: 1}),
+                (f"this is a {adjective or 'patterned'} photo.", {3: bg} if adjective else {5: 1}),
                 ("the nice pattern.", {5: 1}),
             ])  # fmt: skip
         else:

@@ -1,7 +1,5 @@
 """The protocol of an MLLM, its two prompts, and the parsing of its answers, which are untrusted text."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

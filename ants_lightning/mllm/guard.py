@@ -1,13 +1,9 @@
 """`Guard`: asks an MLLM, counts and times, and lets no failure through."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence
 from typing import Any
-
-from PIL.Image import Image
 
 from ants_lightning.mllm.base import MLLM
 
@@ -30,14 +26,6 @@ class Guard:
         """Count from 0 again."""
         self.counts = {"mllm_calls": 0, "mllm_failures": 0, "mllm_seconds": 0.0}
 
-    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str | None]:
-        """`MLLM.describe`, or None for each."""
-        return self._ask("describe", images, avoid)
-
-    def similar_classes(self, names: Sequence[str], count: int) -> list[list[str] | None]:
-        """`MLLM.similar_classes`, or None for each."""
-        return self._ask("similar_classes", names, count)
-
     def failed(self, what: str, count: int, error: Exception) -> None:
         """Count failures; say so the first time for each kind."""
         self.counts["mllm_failures"] += count
@@ -45,7 +33,8 @@ class Guard:
             self._warned.add(what)
             logger.warning("%s failed (%s: %s); the run goes on without", what, type(error).__name__, error)
 
-    def _ask(self, what: str, questions: Sequence[Any], detail: Any) -> list[Any]:
+    def ask(self, what: str, questions: Sequence[Any], detail: Any) -> list[Any]:
+        """`MLLM.describe` or `MLLM.similar_classes`, by name; None for each question that it fails at."""
         if not questions:
             return []
         start = time.monotonic()

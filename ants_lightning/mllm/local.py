@@ -1,7 +1,5 @@
 """A local MLLM of any transformers family, in 4 bits."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +22,8 @@ UNQUANTISED = ["lm_head", *(f"model.{name}" for name in (
 class TransformersMLLM:
     """An `AutoModelForImageTextToText` with its own processor and chat template, loaded at set-up, greedy, in batches.
 
+    A bad setting is a ValueError here; at set-up a missing model is an OSError, and one with nothing to quantise a ValueError.
+
     Args:
         model: hub name or local folder.
         revision: of a hub model.
@@ -33,23 +33,13 @@ class TransformersMLLM:
         max_new_tokens: per answer.
         describe_prompt: asks for a few words on an image; `{name}` is the class name to avoid.
         similar_prompt: asks for similar classes; `{name}` and `{count}` are filled in.
-
-    Raises:
-        ValueError: an unknown dtype or quantisation, or a batch size below 1 (here); nothing to quantise (at set-up).
-        OSError: no such model (at set-up).
     """
 
     def __init__(
-        self,
-        model: str,
-        revision: str | None = None,
-        quantization: Literal["nf4", "none"] = "nf4",
-        compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-        batch_size: int = 16,
-        max_new_tokens: int = 48,
-        describe_prompt: str = DESCRIBE_PROMPT,
-        similar_prompt: str = SIMILAR_PROMPT,
-    ) -> None:
+        self, model: str, revision: str | None = None, quantization: Literal["nf4", "none"] = "nf4",
+        compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto", batch_size: int = 16,
+        max_new_tokens: int = 48, describe_prompt: str = DESCRIBE_PROMPT, similar_prompt: str = SIMILAR_PROMPT,
+    ) -> None:  # fmt: skip
         if quantization not in ("nf4", "none") or compute_dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ValueError(f"unknown quantization or compute_dtype: {quantization!r}, {compute_dtype!r}")
         if batch_size < 1 or max_new_tokens < 1:
@@ -69,21 +59,15 @@ class TransformersMLLM:
         auto = "bfloat16" if device.type == "cuda" else "float32"
         dtype = getattr(torch, auto if self.compute_dtype == "auto" else self.compute_dtype)
         config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
             llm_int8_skip_modules=UNQUANTISED,
-        )
+        )  # fmt: skip
         self.processor = AutoProcessor.from_pretrained(self.name, revision=self.revision)
         self.processor.tokenizer.padding_side = "left"  # batched answers equal single ones only so
         model = AutoModelForImageTextToText.from_pretrained(
-            self.name,
-            revision=self.revision,
-            dtype=dtype,
+            self.name, revision=self.revision, dtype=dtype, device_map={"": device},
             quantization_config=config if self.quantization == "nf4" else None,
-            device_map={"": device},
-        )
+        )  # fmt: skip
         self.model = model.eval()
         linear = [type(m).__name__ for m in model.modules() if isinstance(m, torch.nn.Linear)]
         four_bit, size = linear.count("Linear4bit"), model.get_memory_footprint() / 1e6
@@ -93,8 +77,7 @@ class TransformersMLLM:
 
     def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str]:
         """A few words for each image, without its name in `avoid`; "" where the answer held nothing."""
-        texts = [self.describe_prompt.format(name=name) for name in avoid]
-        chats = [self._chat(text, image) for text, image in zip(texts, images, strict=True)]
+        chats = [self._chat(self.describe_prompt.format(name=n), image) for n, image in zip(avoid, images, strict=True)]
         return [parse_sentence(answer) for answer in self._answers(chats)]
 
     def similar_classes(self, names: Sequence[str], count: int = 5) -> list[list[str]]:
@@ -114,13 +97,9 @@ class TransformersMLLM:
         answers: list[str] = []
         for i in range(0, len(chats), self.batch_size):
             inputs = self.processor.apply_chat_template(
-                chats[i : i + self.batch_size],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                processor_kwargs={"padding": True},
-            ).to(self.model.device, self.model.dtype)
+                chats[i : i + self.batch_size], add_generation_prompt=True, tokenize=True, return_dict=True,
+                return_tensors="pt", processor_kwargs={"padding": True},
+            ).to(self.model.device, self.model.dtype)  # fmt: skip
             with torch.autocast(self.model.device.type, enabled=False):
                 tokens = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens)
             new = tokens[:, inputs["input_ids"].shape[1] :]

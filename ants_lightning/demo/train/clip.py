@@ -12,7 +12,7 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ants_lightning.demo.scenery import SCENES, TEXTURES
@@ -37,6 +37,7 @@ VISION: dict[str, dict[str, Any]] = {
     "detector": {"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
     "eyes": {"image_size": SIZE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8, "pool_type": "avg"},
 }
+PARTS = {"detector": (16, 256), "eyes": (8, 128)}  # size in pixels and width of the parts of an image in the losses
 
 
 def save_clip(model: nn.Module, config: dict[str, Any], folder: Path) -> None:
@@ -69,22 +70,31 @@ def _sincos(side: int, width: int) -> Tensor:
 
 
 class _Loss(nn.Module):
-    """Contrast of images and captions, the object among all object names, and (for a ViT) what each patch shows."""
+    """Contrast of images and captions, the object among all object names, and what each part of an image shows.
+
+    One label an image teaches shapes slowly. So every part of the feature map (a ViT's patches, a ResNet's third layer) also
+    tells its part of the object's mask and, where it shows some of it, the object's name. The LLaVA sees by these patches.
+    """
 
     names: Tensor
 
-    def __init__(self, model: open_clip.CLIP, patch: int | None, width: int) -> None:
+    def __init__(self, model: open_clip.CLIP, patch: int, width: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.patch = model, patch
         self.tokenizer = build_tokenizer([], CONTEXT, "right")
         self.register_buffer("names", self.tokenize([f"the nice {name}." for name in OBJECTS]))
-        self.patch = patch
-        self.mask_head = nn.Linear(width, patch * patch) if patch else None
-        self.token_head = nn.Linear(width, len(THINGS)) if patch else None
-        model.visual.output_tokens = patch is not None
-        if patch:
+        self.mask_head = nn.Linear(width, patch * patch)
+        self.token_head = nn.Linear(width, len(THINGS))
+        self.parts = torch.empty(0)  # (n, parts, width) of the last batch
+        if hasattr(model.visual, "layer3"):
+            model.visual.layer3.register_forward_hook(lambda _, __, out: self._keep(out.flatten(2).transpose(1, 2)))
+        else:
+            model.visual.ln_post.register_forward_hook(lambda _, __, out: self._keep(out[:, 1:]))
             with torch.no_grad():  # a regular start: positions far apart differ more than neighbours
                 model.visual.positional_embedding[1:].copy_(_sincos(SIZE // patch, width) * width**-0.5)
+
+    def _keep(self, parts: Tensor) -> None:
+        self.parts = parts
 
     def tokenize(self, texts: list[str]) -> Tensor:
         encoded = self.tokenizer(
@@ -98,9 +108,7 @@ class _Loss(nn.Module):
         first = {text: i for i, text in reversed(list(enumerate(texts)))}  # each distinct caption once
         said = said[list(first.values())]
         tokens = torch.cat([self.tokenize(list(first)).to(pixels.device), self.names])
-        out = self.model.visual(pixels)
-        pooled, patches = out if self.patch else (out, None)
-        image = F.normalize(pooled, dim=-1)
+        image = F.normalize(self.model.visual(pixels), dim=-1)
         text = F.normalize(self.model.encode_text(tokens), dim=-1)
         captions, names = text[: len(first)], text[len(first) :]
         scale = self.model.logit_scale.exp()
@@ -110,13 +118,10 @@ class _Loss(nn.Module):
         contrast = contrast + F.cross_entropy(logits.T, (fits / fits.sum(0, keepdim=True)).T)
         shown = thing < len(OBJECTS)
         losses = {"contrast": contrast / 2, "names": F.cross_entropy(scale * image[shown] @ names.T, thing[shown])}
-        if patches is not None and self.mask_head is not None and self.token_head is not None and self.patch:
-            # A ViT learns shapes slowly from one label an image: every patch also tells its part of the object's mask and,
-            # where it shows some of the object, the object's name. The LLaVA sees by these patches.
-            target = F.pixel_unshuffle(masks.unsqueeze(1), self.patch).flatten(2).transpose(1, 2)  # (n, patches, pixels)
-            losses["mask"] = F.binary_cross_entropy_with_logits(self.mask_head(patches), target)
-            image_of, place = (target.mean(2) > 0.15).nonzero(as_tuple=True)
-            losses["token"] = F.cross_entropy(self.token_head(patches[image_of, place]), thing[image_of])
+        target = F.pixel_unshuffle(masks.unsqueeze(1), self.patch).flatten(2).transpose(1, 2)  # (n, parts, pixels)
+        losses["mask"] = F.binary_cross_entropy_with_logits(self.mask_head(self.parts), target)
+        image_of, place = (target.mean(2) > 0.15).nonzero(as_tuple=True)
+        losses["token"] = F.cross_entropy(self.token_head(self.parts[image_of, place]), thing[image_of])
         return losses
 
 
@@ -130,42 +135,34 @@ def make_batch(
     return (images.float() / 255 - MEAN) / STD, masks, image_facts(specs), texts, said, specs.thing
 
 
-STAGES: list[dict[str, Any]] = [
-    {"names": OBJECTS[:64], "rate": 1.0, "context": 0.0},
-    {"names": THINGS, "rate": 1 / 3, "context": 0.0},
-    {"names": [*OBJECTS * 4, *TEXTURES, *SCENES], "rate": 1 / 3, "context": CONTEXT_SHARE},
-]
+# Mostly objects: textures and scenes by themselves are rare, as they are among the captioned images of the web.
+SHOWN = [*OBJECTS * 4, *TEXTURES, *SCENES]
 
 
-def train_clip(
-    name: str, images: int, stage: int, folder: Path, start: Path | None = None, device: str = "cpu"
-) -> dict[str, Any]:
+def train_clip(name: str, images: int, seed: int, folder: Path, device: str = "cpu") -> dict[str, Any]:
     """Train `VISION[name]` on this many fresh images and save it to `folder`; returns what the model card tells.
 
-    Stages: 0, objects only, the first 64 of them; 1, everything that the world shows; 2, the world as the streams show it,
-    mostly objects, where they are usually found. The seed is the stage; `start` is the folder of the stage before.
+    The objects of the last 40 % of the images stand where they do in the streams: mostly where they are usually found.
     """
-    seed, names, context = stage, STAGES[stage]["names"], STAGES[stage]["context"]
     torch.manual_seed(seed)
     g, rng = torch.Generator().manual_seed(seed), random.Random(seed)
     config = clip_config(VISION[name])
     model = open_clip.CLIP(**config["model_cfg"])
     with torch.no_grad():
         model.logit_scale.fill_(3.0)
-    loss = _Loss(model, VISION[name]["patch_size"], VISION[name]["width"]).to(device)
-    if start:
-        model.load_state_dict({k: v.float() for k, v in load_file(start / "open_clip_model.safetensors").items()})
+    loss = _Loss(model, *PARTS[name]).to(device)
+    if name == "detector":
+        model.visual.to(memory_format=torch.channels_last)
     decay = [p for p in loss.parameters() if p.ndim > 1]
     rest = [p for p in loss.parameters() if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    steps, peak = images // BATCH, (1.5e-3 if name == "detector" else 1e-3) * STAGES[stage]["rate"]
+    steps, peak = images // BATCH, 2e-3 if name == "detector" else 1e-3
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.08, cycle_momentum=False)
     begun, shown = time.monotonic(), dict[str, float]()
     for step in range(steps):
-        easy = name == "eyes" and not start  # plain backgrounds at first, for the slower learner
-        plain = max(0.25, 1 - step / (0.2 * steps)) if easy else 0.25
-        batch = make_batch(BATCH, names, g, rng, plain, context)
+        plain = max(0.25, 1 - step / (0.3 * steps))  # easy at first
+        batch = make_batch(BATCH, SHOWN, g, rng, plain, CONTEXT_SHARE if step > 0.6 * steps else 0.0)
         losses = loss(*(x.to(device) if isinstance(x, Tensor) else x for x in batch))
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(loss.parameters(), 1.0)

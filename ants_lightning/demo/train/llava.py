@@ -24,7 +24,7 @@ from transformers import (
 from ants_lightning.demo.shapes import FAMILIES, ID_CLASSES
 from ants_lightning.demo.tokens import build_tokenizer
 from ants_lightning.demo.train.clip import MEAN, STD, VISION
-from ants_lightning.demo.world import OBJECTS, SIZE, THINGS, Specs, caption, draw_images, sample_specs
+from ants_lightning.demo.world import OBJECTS, SIZE, THINGS, Specs, caption, draw_images, look_alikes, sample_specs
 from ants_lightning.mllm import DESCRIBE_PROMPT, SIMILAR_PROMPT, TransformersMLLM
 
 logger = logging.getLogger(__name__)
@@ -112,10 +112,9 @@ def _ask_about(specs: Specs, rng: random.Random) -> tuple[list[str], list[str]]:
 
 
 def _similar(rng: random.Random, n: int) -> tuple[list[str], list[str]]:
-    """Similar-questions and their answers: the rest of the family."""
+    """Similar-questions and their answers."""
     names = [rng.choice(OBJECTS) for _ in range(n)]
-    others = [", ".join(o for o in next(f for f in FAMILIES if name in f) if o != name) for name in names]
-    return [SIMILAR_PROMPT.format(name=name, count=5) for name in names], others
+    return [SIMILAR_PROMPT.format(name=name, count=5) for name in names], [", ".join(look_alikes(name)) for name in names]
 
 
 def _encode(processor: LlavaProcessor, questions: list[str], answers: list[str], image: bool) -> dict[str, Tensor]:
