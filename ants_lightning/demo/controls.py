@@ -22,7 +22,7 @@ from PIL.Image import Image
 
 from ants_lightning import ANTS, NegativeMemory, Report
 from ants_lightning.demo import CLIP, LLAVA, SETTINGS, WORDS, DemoDataModule
-from ants_lightning.demo.world import OBJECTS, caption, look_alikes
+from ants_lightning.demo.world import THINGS, caption, look_alikes
 from ants_lightning.mllm import MLLM, TransformersMLLM
 
 
@@ -63,9 +63,9 @@ class Blind:
         return self.mllm.describe(self.rng.sample(self.images, len(images)) if self.sentences else images, avoid)
 
     def similar_classes(self, names: Sequence[str], count: int = 5) -> list[list[str]]:
-        """Random object names."""
+        """Random names of objects, textures and scenes."""
         if self.names:
-            return [self.rng.sample(OBJECTS, count) for _ in names]
+            return [self.rng.sample(THINGS, count) for _ in names]
         return self.mllm.similar_classes(names, count)
 
 
