@@ -1,7 +1,6 @@
 """The command `ants-lightning`: LightningCLI over `ANTS` and any data module."""
 
 import logging
-import sys
 from collections.abc import Sequence
 
 import lightning as L
@@ -27,5 +26,5 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.getLogger("ants_lightning").setLevel(logging.INFO)
     ANTSCommand(
         ANTS, L.LightningDataModule, subclass_mode_data=True, seed_everything_default=0, save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [Report(), StreamProgressBar()]}, args=list(sys.argv[1:] if args is None else args),
+        trainer_defaults={"callbacks": [Report(), StreamProgressBar()]}, args=None if args is None else list(args),
     )  # fmt: skip

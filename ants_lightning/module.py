@@ -60,7 +60,7 @@ class ANTS(L.LightningModule):
             if prompt.count("{}") != 1:
                 raise ValueError(f"{name}_prompt must hold one {{}}, got {prompt!r}")
         numbers = dict(temperature=temperature, mcm_temperature=mcm_temperature, num_groups=num_groups, vsnl_groups=vsnl_groups)
-        if not (min(temperature, mcm_temperature) > 0 and min(num_groups, vsnl_groups) >= 1):
+        if not (temperature > 0 and mcm_temperature > 0 and num_groups >= 1 and vsnl_groups >= 1):
             raise ValueError(f"temperatures must be positive and numbers of groups at least 1, got {numbers}")
         count_of(keep, 1)
         if class_names is not None:

@@ -13,7 +13,16 @@ from torchvision.transforms.functional import to_pil_image
 from ants_lightning.data.streams import OODDataModule
 from ants_lightning.demo.scenery import SCENES, TEXTURES
 from ants_lightning.demo.shapes import ID_CLASSES, NEAR_CLASSES
-from ants_lightning.demo.world import ADJECTIVES, CONTEXT_SHARE, NOUNS, THINGS, Specs, draw_images, sample_specs
+from ants_lightning.demo.world import (
+    ADJECTIVES,
+    CONTEXT_SHARE,
+    NOUNS,
+    STREAM_WEAR,
+    THINGS,
+    Specs,
+    draw_images,
+    sample_specs,
+)
 
 MODELS = Path(__file__).parent / "models"
 CLIP = f"local-dir:{MODELS / 'clip'}"
@@ -28,8 +37,8 @@ def word_list(words: list[str], seed: int = 0) -> list[str]:
 
 
 WORDS: dict[str, Any] = {"nouns": word_list(NOUNS), "adjectives": word_list(ADJECTIVES)}
-# The sizes of this world, as in configs/demo.yaml; everything else is the default. τ is the miniature's own logit scale, as
-# 0.01 is that of CLIP.
+# The sizes of this world, as in configs/demo.yaml; everything else is the default. τ is one over the miniature's own logit scale,
+# as 0.01 is one over CLIP's.
 SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"keep": 0.7, "num_groups": 1, "temperature": 0.04},
     "memory": {"refresh_every": 4, "min_images": 100, "delta": 0.5, "ens_size": 100, "init": "empty"},
@@ -49,7 +58,7 @@ class DrawnImages(Dataset):
         self.classes = list(names)
         g = torch.Generator().manual_seed(seed)
         self.specs: Specs = sample_specs(n, self.classes, g, context=CONTEXT_SHARE)
-        self.images = torch.cat([draw_images(self.specs[i : i + 200], g) for i in range(0, n, 200)])
+        self.images = torch.cat([draw_images(self.specs[i : i + 200], g, STREAM_WEAR) for i in range(0, n, 200)])
         self.labels = [self.classes.index(THINGS[int(k)]) for k in self.specs.thing]
 
     def __len__(self) -> int:

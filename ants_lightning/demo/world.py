@@ -27,6 +27,7 @@ from ants_lightning.demo.shapes import FAMILIES, SHAPES, stamp
 
 SIZE = 64
 CONTEXT_SHARE = 0.7  # of the objects in the streams stand where their kind is usually found
+STREAM_WEAR = 2.0  # of the images in the streams; those of training have 1: as test images differ from the web's
 BEHIND = 0.1  # of the captions of objects speak of nothing but a textured or scenic background
 SIZES = ["small", "large"]
 OBJECTS = list(SHAPES)
@@ -104,12 +105,12 @@ def sample_specs(n: int, names: list[str], g: torch.Generator, plain: float = 0.
     )
 
 
-def draw_images(specs: Specs, g: torch.Generator) -> Tensor:
-    """Draw images (n, 3, 64, 64), uint8."""
-    return draw_images_and_masks(specs, g)[0]
+def draw_images(specs: Specs, g: torch.Generator, wear: float = 1.0) -> Tensor:
+    """Draw images (n, 3, 64, 64), uint8; `wear` times the noise, and contrast down to 0.55 / `wear`."""
+    return draw_images_and_masks(specs, g, wear)[0]
 
 
-def draw_images_and_masks(specs: Specs, g: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_images_and_masks(specs: Specs, g: torch.Generator, wear: float = 1.0) -> tuple[Tensor, Tensor]:
     """Images (n, 3, 64, 64), uint8, and where their objects are, (n, 64, 64) in [0, 1]."""
     n = len(specs)
     img = _draw_backgrounds(specs, g)
@@ -128,8 +129,8 @@ def draw_images_and_masks(specs: Specs, g: torch.Generator) -> tuple[Tensor, Ten
     wide = wide[..., :-2] + wide[..., 1:-1] + wide[..., 2:]
     blurred = (wide[..., :-2, :] + wide[..., 1:-1, :] + wide[..., 2:, :]) / 9
     img = torch.lerp(img, blurred, r(-0.7, 1.0).clamp(0, 1))
-    img = (img - 0.5) * r(0.55, 1.1) + 0.5 + r(-0.1, 0.1)
-    img = img + r(-0.03, 0.07).clamp(min=0) * torch.randn(img.shape, generator=g)
+    img = (img - 0.5) * r(0.55 / wear, 1.1) + 0.5 + r(-0.1, 0.1)
+    img = img + r(-0.03, 0.07).clamp(min=0) * wear * torch.randn(img.shape, generator=g)
     return (img.clamp(0, 1) * 255).to(torch.uint8), mask[:, 0]
 
 

@@ -24,7 +24,7 @@ from transformers import (
 from ants_lightning.demo.shapes import FAMILIES, ID_CLASSES
 from ants_lightning.demo.tokens import build_tokenizer
 from ants_lightning.demo.train.clip import MEAN, STD, VISION
-from ants_lightning.demo.world import OBJECTS, SIZE, THINGS, Specs, caption, draw_images, look_alikes, sample_specs
+from ants_lightning.demo.world import CONTEXT_SHARE, OBJECTS, SIZE, THINGS, Specs, caption, draw_images, look_alikes, sample_specs
 from ants_lightning.mllm import DESCRIBE_PROMPT, SIMILAR_PROMPT, TransformersMLLM
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,10 @@ def _encode(processor: LlavaProcessor, questions: list[str], answers: list[str],
 
 
 def train_llava(eyes: Path, images: int, seed: int, folder: Path, device: str = "cpu") -> dict[str, Any]:
-    """Train on this many fresh images, one caption each, and as many batches / 8 of class names; save to `folder`."""
+    """Train on this many fresh images, one caption each, and a batch of class names to every 8 of images; save to `folder`.
+
+    Objects stand as in `train_clip`: the last 40 % where they do in the streams.
+    """
     torch.manual_seed(seed)
     g, rng = torch.Generator().manual_seed(seed + 1), random.Random(seed + 1)
     processor = build_processor()
@@ -141,7 +144,7 @@ def train_llava(eyes: Path, images: int, seed: int, folder: Path, device: str = 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.08, cycle_momentum=False)
     start, shown = time.monotonic(), {"describe": 0.0, "similar": 0.0}
     for step in range(steps):
-        specs = sample_specs(BATCH, THINGS, g)
+        specs = sample_specs(BATCH, THINGS, g, context=CONTEXT_SHARE if step > 0.6 * steps else 0.0)
         pixels = (draw_images(specs, g).float() / 255 - MEAN) / STD
         batch = _encode(processor, *_ask_about(specs, rng), image=True)
         losses = {"describe": model(pixel_values=pixels.to(device), **{k: v.to(device) for k, v in batch.items()}).loss}

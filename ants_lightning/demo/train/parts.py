@@ -1,0 +1,48 @@
+"""The three parts of the demo's training: the detector's CLIP, the CLIP that becomes the eyes of the LLaVA, and the LLaVA."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ants_lightning.demo.scenery import SCENES, TEXTURES
+from ants_lightning.demo.shapes import ID_CLASSES, NEAR_CLASSES
+from ants_lightning.demo.train.clip import name_accuracy, train_clip
+from ants_lightning.demo.train.llava import naming_accuracy, train_llava
+from ants_lightning.demo.world import OBJECTS, THINGS
+
+IMAGES = {"detector": 200_000, "eyes": 260_000, "llava": 150_000}
+KINDS = {"ID": ID_CLASSES, "near": NEAR_CLASSES, "textures": list(TEXTURES), "scenes": SCENES}
+SEED, FRESH = 0, 900  # of the training, and the first of the images that the accuracies are measured on
+
+
+def train_part(part: str, out: Path, scale: float, device: str) -> dict[str, Any]:
+    """Train one part and measure it on fresh images; what the model card tells of it."""
+    images = int(IMAGES[part] * scale)
+    if part == "llava":
+        card = train_llava(out / "eyes", images, SEED, out / "llava", device)
+        asked = max(40, int(400 * min(1.0, scale)))
+        for quantization in ("nf4", "none"):
+            card[f"named right, {quantization}"] = {
+                kind: naming_accuracy(out / "llava", names, FRESH + i, quantization, asked)
+                for i, (kind, names) in enumerate(KINDS.items())
+            }
+        return card
+    card = train_clip(part, images, SEED, out / part, device)
+    kinds = {"ID": ID_CLASSES, "near": NEAR_CLASSES, "objects": OBJECTS, "things": THINGS}
+    accuracy = {kind: round(name_accuracy(out / part, names, FRESH + i), 3) for i, (kind, names) in enumerate(kinds.items())}
+    return {**card, "zero-shot accuracy among": accuracy}
+
+
+def train_parts(parts: list[str], out: Path, scale: float, device: str, threads: int) -> None:
+    """Train parts one after another, in a process of their own; each leaves a folder and what the model card tells of it."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("ants_lightning").setLevel(logging.INFO)
+    torch.set_num_threads(threads)
+    for part in parts:
+        card = train_part(part, out, scale, device)
+        (out / f"{part}.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
