@@ -84,8 +84,9 @@ class ANTS(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Check the names and the words before anything runs."""
         names = self.hparams["class_names"]
-        of_data = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-        self.class_names = _checked_class_names(of_data if names is None else names)
+        if names is None:  # with names of its own the module needs no trainer
+            names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        self.class_names = _checked_class_names(names)
         self._nouns = _words("nouns", self.hparams["nouns"])
         self._adjectives = _words("adjectives", self.hparams["adjectives"])
 

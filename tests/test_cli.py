@@ -12,13 +12,16 @@ from ants_lightning.cli import main
 ROOT = Path(__file__).parents[1]
 
 
-def test_demo_config_runs_and_reports(tmp_path, monkeypatch, capsys):
+def test_demo_config_runs_and_ants_is_above_mcm_and_neglabel_on_every_stream(tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(ROOT)
-    main(["test", "--config", "configs/demo.yaml", "--data.n_id", "72", "--data.n_ood", "72",
-          "--trainer.default_root_dir", str(tmp_path)])  # fmt: skip
+    main(["test", "--config", "configs/demo.yaml", "--trainer.default_root_dir", str(tmp_path)])
     results = json.loads((tmp_path / "results.json").read_text())
     assert [stream["group"] for stream in results["streams"].values()] == ["near", "far", "far"]
     assert all(stream["mllm_failures"] == 0 < stream["mllm_calls"] for stream in results["streams"].values())
+    for stream in results["streams"].values():
+        auroc = {name: score["auroc"] for name, score in stream["scores"].items()}
+        assert auroc["ants"] > max(auroc["mcm"], auroc["neglabel"])
+    assert "21 of 48 linear layers in 4 bits" in caplog.text
     shown = capsys.readouterr().out
     assert "lookalikes (near)" in shown and "FPR95" in shown and "ants" in shown
 

@@ -16,7 +16,8 @@ def test_the_script_trains_all_parts_and_they_load(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     cards = {part: json.loads((tmp_path / f"{part}.json").read_text()) for part in ("detector", "eyes", "llava")}
-    assert {part: card["images"] for part, card in cards.items()} == {"detector": 576, "eyes": 768, "llava": 448}
+    images = {part: [stage["images"] for stage in card["stages"]] for part, card in cards.items()}
+    assert images == {"detector": [576], "eyes": [768, 320], "llava": [448, 128]}
     assert ANTS(f"local-dir:{tmp_path / 'detector'}", class_names=["star"]).encoder(["star"]).shape == (1, 128)
     mllm = TransformersMLLM(str(tmp_path / "llava"), max_new_tokens=3)
     mllm.setup(torch.device("cpu"))

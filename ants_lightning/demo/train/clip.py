@@ -12,7 +12,7 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ants_lightning.demo.scenery import SCENES, TEXTURES
@@ -139,10 +139,13 @@ def make_batch(
 SHOWN = [*OBJECTS * 4, *TEXTURES, *SCENES]
 
 
-def train_clip(name: str, images: int, seed: int, folder: Path, device: str = "cpu") -> dict[str, Any]:
+def train_clip(
+    name: str, images: int, seed: int, folder: Path, start: Path | None = None, device: str = "cpu"
+) -> dict[str, Any]:
     """Train `VISION[name]` on this many fresh images and save it to `folder`; returns what the model card tells.
 
-    The objects of the last 40 % of the images stand where they do in the streams: mostly where they are usually found.
+    Objects stand on plain colours at first, and for the last 40 % of the images where they do in the streams: mostly where they
+    are usually found. From the model in `start` it goes on as at that end, with 0.6 times the rate.
     """
     torch.manual_seed(seed)
     g, rng = torch.Generator().manual_seed(seed), random.Random(seed)
@@ -151,18 +154,20 @@ def train_clip(name: str, images: int, seed: int, folder: Path, device: str = "c
     with torch.no_grad():
         model.logit_scale.fill_(3.0)
     loss = _Loss(model, *PARTS[name]).to(device)
+    if start:
+        model.load_state_dict({k: v.float() for k, v in load_file(start / "open_clip_model.safetensors").items()})
     if name == "detector":
         model.visual.to(memory_format=torch.channels_last)
     decay = [p for p in loss.parameters() if p.ndim > 1]
     rest = [p for p in loss.parameters() if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    steps, peak = images // BATCH, 2e-3 if name == "detector" else 1e-3
+    steps, peak = images // BATCH, (2e-3 if name == "detector" else 1e-3) * (0.6 if start else 1.0)
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.08, cycle_momentum=False)
     begun, shown = time.monotonic(), dict[str, float]()
     for step in range(steps):
-        plain = max(0.25, 1 - step / (0.3 * steps))  # easy at first
-        batch = make_batch(BATCH, SHOWN, g, rng, plain, CONTEXT_SHARE if step > 0.6 * steps else 0.0)
+        plain = 0.25 if start else max(0.25, 1 - step / (0.3 * steps))
+        batch = make_batch(BATCH, SHOWN, g, rng, plain, CONTEXT_SHARE if start or step > 0.6 * steps else 0.0)
         losses = loss(*(x.to(device) if isinstance(x, Tensor) else x for x in batch))
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(loss.parameters(), 1.0)

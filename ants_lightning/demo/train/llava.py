@@ -51,8 +51,8 @@ def build_processor() -> LlavaProcessor:
     )
 
 
-def build_llava(eyes: Path, vocabulary: int) -> LlavaForConditionalGeneration:
-    """A LLaVA with the image tower of the open_clip model in `eyes`, and a fresh projector and Llama."""
+def build_llava(eyes: Path, vocabulary: int, start: Path | None = None) -> LlavaForConditionalGeneration:
+    """A LLaVA with the image tower of the open_clip model in `eyes`, and a fresh projector and Llama, or those in `start`."""
     v = VISION["eyes"]
     vision = CLIPVisionConfig(
         hidden_size=v["width"], intermediate_size=4 * v["width"], num_hidden_layers=v["layers"], hidden_act="gelu",
@@ -66,7 +66,10 @@ def build_llava(eyes: Path, vocabulary: int) -> LlavaForConditionalGeneration:
         vision_config=vision, text_config=text, image_token_index=3, vision_feature_layer=-1,
         vision_feature_select_strategy="default", image_seq_length=(SIZE // v["patch_size"]) ** 2,
     )  # fmt: skip
-    model = LlavaForConditionalGeneration(config)
+    if start:
+        model = LlavaForConditionalGeneration.from_pretrained(str(start), dtype=torch.float32)
+    else:
+        model = LlavaForConditionalGeneration(config)
     tower = model.model.vision_tower
     missing, unexpected = tower.load_state_dict(_to_transformers(load_file(eyes / "open_clip_model.safetensors")), strict=False)
     if unexpected or any("position_ids" not in name for name in missing):
@@ -128,23 +131,25 @@ def _encode(processor: LlavaProcessor, questions: list[str], answers: list[str],
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": labels}
 
 
-def train_llava(eyes: Path, images: int, seed: int, folder: Path, device: str = "cpu") -> dict[str, Any]:
+def train_llava(
+    eyes: Path, images: int, seed: int, folder: Path, start: Path | None = None, device: str = "cpu"
+) -> dict[str, Any]:
     """Train on this many fresh images, one caption each, and a batch of class names to every 8 of images; save to `folder`.
 
-    Objects stand as in `train_clip`: the last 40 % where they do in the streams.
+    Objects stand and `start` goes on as in `train_clip`.
     """
     torch.manual_seed(seed)
     g, rng = torch.Generator().manual_seed(seed + 1), random.Random(seed + 1)
     processor = build_processor()
-    model: Any = build_llava(eyes, len(processor.tokenizer)).train()
+    model: Any = build_llava(eyes, len(processor.tokenizer), start).train()
     model.to(device)
     weights = [p for p in model.parameters() if p.requires_grad]
-    steps, peak = images // BATCH, 2e-3
+    steps, peak = images // BATCH, 2e-3 * (0.6 if start else 1.0)
     optimizer = torch.optim.AdamW(weights, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.08, cycle_momentum=False)
-    start, shown = time.monotonic(), {"describe": 0.0, "similar": 0.0}
+    begun, shown = time.monotonic(), {"describe": 0.0, "similar": 0.0}
     for step in range(steps):
-        specs = sample_specs(BATCH, THINGS, g, context=CONTEXT_SHARE if step > 0.6 * steps else 0.0)
+        specs = sample_specs(BATCH, THINGS, g, context=CONTEXT_SHARE if start or step > 0.6 * steps else 0.0)
         pixels = (draw_images(specs, g).float() / 255 - MEAN) / STD
         batch = _encode(processor, *_ask_about(specs, rng), image=True)
         losses = {"describe": model(pixel_values=pixels.to(device), **{k: v.to(device) for k, v in batch.items()}).loss}
@@ -159,14 +164,14 @@ def train_llava(eyes: Path, images: int, seed: int, folder: Path, device: str = 
         for key, value in losses.items():
             shown[key] = value.item() if step < 8 else 0.95 * shown[key] + 0.05 * value.item()
         if step % 100 == 99 or step == steps - 1:
-            rate = (step + 1) * BATCH / (time.monotonic() - start)
+            rate = (step + 1) * BATCH / (time.monotonic() - begun)
             logger.info("llava step %d/%d, %.0f images/s, %s", step + 1, steps, rate, {k: round(v, 3) for k, v in shown.items()})
         if step % 500 == 499 or step == steps - 1:
             model.half().save_pretrained(str(folder))
             model.float()
             processor.save_pretrained(str(folder))
     return {"seed": seed, "images": steps * BATCH, "steps": steps, "parameters": sum(p.numel() for p in model.parameters()),
-            "minutes": round((time.monotonic() - start) / 60, 1), "losses": {k: round(v, 3) for k, v in shown.items()}}  # fmt: skip
+            "minutes": round((time.monotonic() - begun) / 60, 1), "losses": {k: round(v, 3) for k, v in shown.items()}}  # fmt: skip
 
 
 def naming_accuracy(folder: Path, names: list[str], seed: int, quantization: str = "nf4", n: int = 400) -> float:

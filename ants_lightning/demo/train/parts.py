@@ -15,27 +15,38 @@ from ants_lightning.demo.train.clip import name_accuracy, train_clip
 from ants_lightning.demo.train.llava import naming_accuracy, train_llava
 from ants_lightning.demo.world import OBJECTS, THINGS
 
-IMAGES = {"detector": 200_000, "eyes": 260_000, "llava": 150_000}
+# By stage. Each stage goes on from the one before, on images of its own; the LLaVA's with the eyes of the same stage.
+IMAGES = {"detector": [200_000], "eyes": [260_000, 120_000], "llava": [150_000, 60_000]}
 KINDS = {"ID": ID_CLASSES, "near": NEAR_CLASSES, "textures": list(TEXTURES), "scenes": SCENES}
-SEED, FRESH = 0, 900  # of the training, and the first of the images that the accuracies are measured on
+FRESH = 900  # the first seed of the images that the accuracies are measured on; the stages are the seeds of the training
 
 
 def train_part(part: str, out: Path, scale: float, device: str) -> dict[str, Any]:
     """Train one part and measure it on fresh images; what the model card tells of it."""
-    images = int(IMAGES[part] * scale)
+    stages: list[dict[str, Any]] = []
+    start, last = None, len(IMAGES[part]) - 1
+    for stage, count in enumerate(IMAGES[part]):
+        suffix, images = "" if stage == last else f"_{stage}", int(count * scale)
+        folder = out / f"{part}{suffix}"
+        if part == "llava":
+            stages.append(train_llava(out / f"eyes{suffix}", images, stage, folder, start, device))
+        else:
+            stages.append(train_clip(part, images, stage, folder, start, device))
+        start = folder
+    card: dict[str, Any] = {"stages": stages}
     if part == "llava":
-        card = train_llava(out / "eyes", images, SEED, out / "llava", device)
         asked = max(40, int(400 * min(1.0, scale)))
         for quantization in ("nf4", "none"):
             card[f"named right, {quantization}"] = {
-                kind: naming_accuracy(out / "llava", names, FRESH + i, quantization, asked)
+                kind: naming_accuracy(out / part, names, FRESH + i, quantization, asked)
                 for i, (kind, names) in enumerate(KINDS.items())
             }
-        return card
-    card = train_clip(part, images, SEED, out / part, device)
-    kinds = {"ID": ID_CLASSES, "near": NEAR_CLASSES, "objects": OBJECTS, "things": THINGS}
-    accuracy = {kind: round(name_accuracy(out / part, names, FRESH + i), 3) for i, (kind, names) in enumerate(kinds.items())}
-    return {**card, "zero-shot accuracy among": accuracy}
+    else:
+        kinds = {"ID": ID_CLASSES, "near": NEAR_CLASSES, "objects": OBJECTS, "things": THINGS}
+        card["zero-shot accuracy among"] = {
+            kind: round(name_accuracy(out / part, names, FRESH + i), 3) for i, (kind, names) in enumerate(kinds.items())
+        }
+    return card
 
 
 def train_parts(parts: list[str], out: Path, scale: float, device: str, threads: int) -> None:
