@@ -118,7 +118,8 @@ def measured(images):
     """The metrics of dumped scores, each image counted once."""
     is_ood = torch.tensor([image["label"] < 0 for image in images])
     names = [name for name in images[0] if name != "label"]
-    return {name: detection_metrics(torch.tensor([image[name] for image in images]), is_ood) for name in names}
+    scores = {name: torch.tensor([image[name] for image in images], dtype=torch.float64) for name in names}  # float32 would tie
+    return {name: detection_metrics(column, is_ood) for name, column in scores.items()}
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
