@@ -174,13 +174,15 @@ def train_llava(
             "minutes": round((time.monotonic() - begun) / 60, 1), "losses": {k: round(v, 3) for k, v in shown.items()}}  # fmt: skip
 
 
-def naming_accuracy(folder: Path, names: list[str], seed: int, quantization: str = "nf4", n: int = 400) -> float:
+def naming_accuracy(
+    folder: Path, names: list[str], seed: int, quantization: str = "nf4", n: int = 400, context: float = 0.0, wear: float = 1.0
+) -> float:
     """Share of fresh images of `names` whose description holds the right name, asked as in a real run."""
     mllm = TransformersMLLM(str(folder), quantization=quantization, batch_size=50, max_new_tokens=16)  # type: ignore[arg-type]
     mllm.setup(torch.device("cpu"))
     g, rng = torch.Generator().manual_seed(seed), random.Random(seed)
-    specs = sample_specs(n, names, g)
-    images = [to_pil_image(image) for image in draw_images(specs, g)]
+    specs = sample_specs(n, names, g, context=context)
+    images = [to_pil_image(image) for image in draw_images(specs, g, wear)]
     truth = [THINGS[int(k)] for k in specs.thing]
     said = mllm.describe(images, [rng.choice([c for c in ID_CLASSES if c != name]) for name in truth])
     return sum(name in text.split() for name, text in zip(truth, said, strict=True)) / n

@@ -13,7 +13,7 @@ from ants_lightning.demo.scenery import SCENES, TEXTURES
 from ants_lightning.demo.shapes import ID_CLASSES, NEAR_CLASSES
 from ants_lightning.demo.train.clip import name_accuracy, train_clip
 from ants_lightning.demo.train.llava import naming_accuracy, train_llava
-from ants_lightning.demo.world import OBJECTS, THINGS
+from ants_lightning.demo.world import CONTEXT_SHARE, OBJECTS, STREAM_WEAR, THINGS
 
 # By stage. Each stage goes on from the one before, on images of its own; the LLaVA's with the eyes of the same stage.
 IMAGES = {"detector": [200_000], "eyes": [260_000, 120_000], "llava": [150_000, 60_000]}
@@ -36,9 +36,10 @@ def train_part(part: str, out: Path, scale: float, device: str) -> dict[str, Any
     card: dict[str, Any] = {"stages": stages}
     if part == "llava":
         asked = max(40, int(400 * min(1.0, scale)))
-        for quantization in ("nf4", "none"):
-            card[f"named right, {quantization}"] = {
-                kind: naming_accuracy(out / part, names, FRESH + i, quantization, asked)
+        shown = [("nf4", 0, 1), ("none", 0, 1), ("nf4", CONTEXT_SHARE, 1), ("nf4", CONTEXT_SHARE, STREAM_WEAR)]
+        for quantization, context, wear in shown:
+            card[f"named right, {quantization}, context {context}, wear {wear}"] = {
+                kind: naming_accuracy(out / part, names, FRESH + i, quantization, asked, context, wear)
                 for i, (kind, names) in enumerate(KINDS.items())
             }
     else:
