@@ -96,6 +96,10 @@ def run(seed: int, control: str, **settings: Any) -> dict[str, Any]:
     return report.results
 
 
+def _above(scores: dict[str, dict[str, float]]) -> bool:
+    return scores["ants"]["auroc"] > max(scores["mcm"]["auroc"], scores["neglabel"]["auroc"])
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m ants_lightning.demo.controls", description=__doc__)
@@ -113,6 +117,8 @@ def main() -> None:
                 found = [r["streams"][stream]["scores"][score] for r in runs]
                 cells.append(" / ".join(f"{100 * statistics.mean(f[m] for f in found):.1f}" for m in ("auroc", "fpr95")))
             out(f"| {score} | {' | '.join(cells)} |\n")
+        wins = [sum(_above(r["streams"][stream]["scores"]) for r in runs) for stream in streams]
+        out(f"| seeds with ants above mcm and neglabel | {' | '.join(f'{n} of {len(runs)}' for n in wins)} |\n")
         for name in ("lambda_paper", "lambda_prequential"):
             cells = [f"{statistics.mean(r['streams'][stream][name] for r in runs):.2f}" for stream in streams]
             out(f"| {name} | {' | '.join(cells)} |\n")
