@@ -17,7 +17,7 @@ def test_the_script_trains_all_parts_and_they_load(tmp_path):
     assert done.returncode == 0, done.stderr
     cards = {part: json.loads((tmp_path / f"{part}.json").read_text()) for part in ("detector", "eyes", "llava")}
     images = {part: [stage["images"] for stage in card["stages"]] for part, card in cards.items()}
-    assert images == {"detector": [576], "eyes": [768, 320], "llava": [448, 128]}
+    assert images == {"detector": [576], "eyes": [576, 576], "llava": [320, 320]}
     assert ANTS(f"local-dir:{tmp_path / 'detector'}", class_names=["star"]).encoder(["star"]).shape == (1, 128)
     mllm = TransformersMLLM(str(tmp_path / "llava"), max_new_tokens=3)
     mllm.setup(torch.device("cpu"))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ants_lightning.demo.scenery import SCENES, TEXTURES
 from ants_lightning.demo.tokens import build_tokenizer
+from ants_lightning.demo.train.optim import Optimizers
 from ants_lightning.demo.world import (
     CONTEXT_SHARE,
     OBJECTS,
@@ -158,22 +159,15 @@ def train_clip(
         model.load_state_dict({k: v.float() for k, v in load_file(start / "open_clip_model.safetensors").items()})
     if name == "detector":
         model.visual.to(memory_format=torch.channels_last)
-    decay = [p for p in loss.parameters() if p.ndim > 1]
-    rest = [p for p in loss.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    steps, peak = images // BATCH, (2e-3 if name == "detector" else 1e-3) * (0.6 if start else 1.0)
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.08, cycle_momentum=False)
+    steps, peak = images // BATCH, 2e-3 if name == "detector" else 1e-3
+    optimizers = Optimizers(loss, peak, steps, 0.05, "resblocks" if name == "eyes" else None, again=start is not None)
     begun, shown = time.monotonic(), dict[str, float]()
     for step in range(steps):
         plain = 0.25 if start else max(0.25, 1 - step / (0.3 * steps))
         batch = make_batch(BATCH, SHOWN, g, rng, plain, CONTEXT_SHARE if start or step > 0.6 * steps else 0.0)
         losses = loss(*(x.to(device) if isinstance(x, Tensor) else x for x in batch))
         sum(losses.values()).backward()
-        nn.utils.clip_grad_norm_(loss.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizers.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=4.6052)  # 100, CLIP's own bound
         for key, value in losses.items():

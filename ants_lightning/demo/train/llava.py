@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from transformers import (
     CLIPImageProcessor,
@@ -24,6 +24,7 @@ from transformers import (
 from ants_lightning.demo.shapes import FAMILIES, ID_CLASSES
 from ants_lightning.demo.tokens import build_tokenizer
 from ants_lightning.demo.train.clip import MEAN, STD, VISION
+from ants_lightning.demo.train.optim import Optimizers
 from ants_lightning.demo.world import CONTEXT_SHARE, OBJECTS, SIZE, THINGS, Specs, caption, draw_images, look_alikes, sample_specs
 from ants_lightning.mllm import DESCRIBE_PROMPT, SIMILAR_PROMPT, TransformersMLLM
 
@@ -143,10 +144,8 @@ def train_llava(
     processor = build_processor()
     model: Any = build_llava(eyes, len(processor.tokenizer), start).train()
     model.to(device)
-    weights = [p for p in model.parameters() if p.requires_grad]
-    steps, peak = images // BATCH, 2e-3 * (0.6 if start else 1.0)
-    optimizer = torch.optim.AdamW(weights, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.08, cycle_momentum=False)
+    steps = images // BATCH
+    optimizers = Optimizers(model, 2e-3, steps, 0.01, "language_model.layers", again=start is not None)
     begun, shown = time.monotonic(), {"describe": 0.0, "similar": 0.0}
     for step in range(steps):
         specs = sample_specs(BATCH, THINGS, g, context=CONTEXT_SHARE if start or step > 0.6 * steps else 0.0)
@@ -157,10 +156,7 @@ def train_llava(
             batch = _encode(processor, *_similar(rng, BATCH), image=False)
             losses["similar"] = model(**{k: v.to(device) for k, v in batch.items()}).loss
         torch.stack(list(losses.values())).sum().backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizers.step()
         for key, value in losses.items():
             shown[key] = value.item() if step < 8 else 0.95 * shown[key] + 0.05 * value.item()
         if step % 100 == 99 or step == steps - 1:
