@@ -15,7 +15,7 @@ from ants_lightning.module import ANTS
 
 NO_ADAPTATION = {
     **dict.fromkeys(("lambda", "lambda_paper", "lambda_prequential"), 0.5), "gamma": 0.0, "mllm_seconds": 0.0,
-    **dict.fromkeys(("n_negative_images", "n_ens", "n_vsnl", "mllm_calls", "mllm_failures"), 0),
+    **dict.fromkeys(("n_negative_images", "n_ens", "n_vsnl", "n_dropped", "mllm_calls", "mllm_recalled", "mllm_failures"), 0),
 }  # fmt: skip
 
 
@@ -43,8 +43,8 @@ def build_table(results: dict[str, Any]) -> Table:
     notes = [
         f"{name}: ID accuracy {100 * s['id_accuracy']:.1f} %, λ {s['lambda']:.2f} (paper {s['lambda_paper']:.2f}, "
         f"prequential {s['lambda_prequential']:.2f}), γ {s['gamma']:.3f}, {s['n_negative_images']} negative images, "
-        f"{s['n_ens']} ENS, {s['n_vsnl']} VSNL; MLLM: {s['mllm_calls']} asked, {s['mllm_failures']} failed, "
-        f"{s['mllm_seconds']:.1f} s"
+        f"{s['n_ens']} ENS, {s['n_vsnl']} VSNL, {s['n_dropped']} dropped; MLLM: {s['mllm_calls']} asked, "
+        f"{s['mllm_recalled']} recalled, {s['mllm_failures']} failed, {s['mllm_seconds']:.1f} s"
         for name, s in streams.items()
     ]
     table = Table(title="AUROC / FPR95 / FPR95 of OpenOOD, %", caption="\n".join(notes), caption_justify="left")

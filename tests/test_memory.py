@@ -41,7 +41,7 @@ def test_results_follow_the_contract(run):
     assert set(results) == {"versions", "seed", "streams", "groups"} and results["seed"] == 7
     keys = {
         "group", "n_id", "n_ood", "id_accuracy", "lambda", "lambda_paper", "lambda_prequential", "gamma", "n_negative_images",
-        "n_ens", "n_vsnl", "mllm_calls", "mllm_failures", "mllm_seconds", "scores",
+        "n_ens", "n_vsnl", "n_dropped", "mllm_calls", "mllm_recalled", "mllm_failures", "mllm_seconds", "scores",
     }  # fmt: skip
     for stream in results["streams"].values():
         assert set(stream) == keys and (stream["n_id"], stream["n_ood"], stream["mllm_failures"]) == (64, 64, 0)

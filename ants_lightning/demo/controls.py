@@ -22,7 +22,7 @@ from PIL.Image import Image
 
 from ants_lightning import ANTS, NegativeMemory, Report
 from ants_lightning.demo import CLIP, LLAVA, SETTINGS, WORDS, DemoDataModule
-from ants_lightning.demo.world import THINGS, caption, look_alikes
+from ants_lightning.demo.world import OBJECTS, THINGS, caption, look_alikes
 from ants_lightning.mllm import MLLM, TransformersMLLM
 
 
@@ -40,9 +40,17 @@ class PerfectCaptions:
         """The full sentence that belongs to the drawing."""
         return [caption(*self.drawn[_key(image)], name) for image, name in zip(images, avoid, strict=True)]
 
-    def similar_classes(self, names: Sequence[str], count: int = 5) -> list[list[str]]:
-        """What truly looks alike."""
-        return [look_alikes(name, count) for name in names]
+    def similar_classes(
+        self, names: Sequence[str], count: int = 5, images: Sequence[Image | None] | None = None
+    ) -> list[list[str]]:
+        """What truly looks like the class; with an image, what it truly shows, and what looks like that."""
+        return [look_alikes(name, count) if image is None else self._alike(image, count)
+                for name, image in zip(names, images or [None] * len(names), strict=True)]  # fmt: skip
+
+    def _alike(self, image: Image, count: int) -> list[str]:
+        specs, i = self.drawn[_key(image)]
+        shown = THINGS[int(specs.thing[i])]
+        return [shown, *(look_alikes(shown, count - 1) if shown in OBJECTS else [])]
 
 
 class Blind:
@@ -58,15 +66,17 @@ class Blind:
         """Load the LLaVA."""
         self.mllm.setup(device)
 
-    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str]:
+    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> Sequence[str | None]:
         """Sentences of random images of all streams and ID classes."""
         return self.mllm.describe(self.rng.sample(self.images, len(images)) if self.sentences else images, avoid)
 
-    def similar_classes(self, names: Sequence[str], count: int = 5) -> list[list[str]]:
+    def similar_classes(
+        self, names: Sequence[str], count: int = 5, images: Sequence[Image | None] | None = None
+    ) -> Sequence[list[str] | None]:
         """Random names of objects, textures and scenes."""
         if self.names:
             return [self.rng.sample(THINGS, count) for _ in names]
-        return self.mllm.similar_classes(names, count)
+        return self.mllm.similar_classes(names, count, images)
 
 
 CONTROLS = ["LLaVA", "sentences of random images", "random class names", "perfect captions"]
@@ -88,7 +98,7 @@ def run(seed: int, control: str, **settings: Any) -> dict[str, Any]:
     }
     model = ANTS(CLIP, **WORDS, **SETTINGS["model"])
     report = Report()
-    memory = NegativeMemory(choices[control](), **{**SETTINGS["memory"], **settings})
+    memory = NegativeMemory(choices[control](), **{**SETTINGS["memory"], "record": None, **settings})
     trainer = L.Trainer(callbacks=[memory, report], logger=False, enable_progress_bar=False, accelerator="cpu",
                         default_root_dir="runs/controls", enable_model_summary=False)  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):

@@ -23,9 +23,9 @@ class Recorder(TransformersMLLM):
 
     def __init__(self) -> None:
         super().__init__(LLAVA, batch_size=32, max_new_tokens=16)
-        self.seen: list[list[tuple[Image, str]]] = []
+        self.seen: list[list[tuple[Image, str | None]]] = []
 
-    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str]:
+    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str | None]:
         """Describe and remember."""
         said = super().describe(images, avoid)
         self.seen[-1] += zip(images, said, strict=True)
@@ -56,7 +56,7 @@ def main() -> None:
     args = parser.parse_args()
     mllm, report = Recorder(), Report()
     data = DemoDataModule(seed=args.seed)
-    callbacks = [NewStream(mllm), NegativeMemory(mllm, **SETTINGS["memory"]), report]
+    callbacks = [NewStream(mllm), NegativeMemory(mllm, **SETTINGS["memory"], record=None), report]
     trainer = L.Trainer(callbacks=callbacks, logger=False, default_root_dir="runs/figure", enable_model_summary=False)
     trainer.test(ANTS(CLIP, **WORDS, **SETTINGS["model"]), data, verbose=False)
     streams = report.results["streams"]

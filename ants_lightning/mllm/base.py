@@ -1,70 +1,107 @@
-"""The protocol of an MLLM, its two prompts, and the parsing of its answers, which are untrusted text."""
+"""The protocol of an MLLM, its prompts, and what all backends that answer a prompt have in common."""
 
-import contextlib
-import json
-import re
-import unicodedata
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
+
+from ants_lightning.mllm.parsing import parse_names, parse_sentence
 
 DESCRIBE_PROMPT = "Describe the main object in this image in a few words. Do not use the word {name}."
 SIMILAR_PROMPT = "Name {count} other classes that look like a {name}. Answer with the names only."
-
-_LONGEST = 2000  # characters of an answer that are looked at
-_QUOTES = " \"'`“”‘’«»"
-_BULLET = re.compile(r"^\s*(?:[-*•·]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s+")
+SIMILAR_IMAGE_PROMPT = "This was taken for a {name}. " + SIMILAR_PROMPT
 
 
 @runtime_checkable
 class MLLM(Protocol):
-    """A multimodal LLM. Answers come in the order of the questions; an empty answer means "nothing usable"."""
+    """A multimodal LLM. Answers come in the order of the questions.
+
+    An empty answer means "nothing usable"; None, that this question failed and may be asked again; an exception, that all failed.
+    One with a method `identity() -> dict[str, Any]`, which tells all that its answers depend on, is recorded (`mllm.record`).
+    """
 
     def setup(self, device: torch.device) -> None:
-        """Load, once a rank and before the stream starts; raise here what is wrong with the settings."""
+        """Get ready, once a rank and before the stream starts; raise here what is wrong with the settings."""
 
-    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str]:
+    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> Sequence[str | None]:
         """A few words for each image, without its predicted class name in `avoid` (ANTS eq. 7)."""
 
-    def similar_classes(self, names: Sequence[str], count: int = 5) -> list[list[str]]:
-        """For each class up to `count` other class names that share visual features with it (ANTS eq. 11)."""
+    def similar_classes(
+        self, names: Sequence[str], count: int = 5, images: Sequence[Image | None] | None = None
+    ) -> Sequence[list[str] | None]:
+        """For each class up to `count` other class names that share visual features with it (ANTS eq. 11).
+
+        `images`, given only with `NegativeMemory(similar_images=True)`: a likely-OOD image taken for the class, or None.
+        """
 
 
-def parse_sentence(answer: str, max_words: int = 30) -> str:
-    r"""The first line of an answer as plain text of at most `max_words` words; "" if there is none.
+@dataclass(frozen=True)
+class Question:
+    """One prompt, with or without an image."""
 
-    >>> parse_sentence(' "A small  red bird.\n\nIs there anything else?')
-    'A small red bird.'
+    text: str
+    image: Image | None = None
+
+
+class ChatMLLM:
+    """An MLLM that takes prompts with at most one image: makes them and parses the answers; a backend has `answer`.
+
+    ValueError for a prompt with an unknown field or a size below 1.
+
+    Args:
+        max_new_tokens: per answer.
+        max_image_side: larger images are made smaller, in pixels; None: as they are.
+        describe_prompt: asks for a few words on an image; `{name}` is the class name to avoid.
+        similar_prompt: asks for similar classes; `{name}` and `{count}` are filled in.
+        similar_image_prompt: the same beside an image that was taken for `{name}`.
     """
-    for line in _clean(answer).splitlines():
-        text = " ".join(_BULLET.sub("", line).split()[:max_words]).strip(_QUOTES + "*_")
-        if any(character.isalnum() for character in text):
-            return text
-    return ""
 
+    def __init__(
+        self, max_new_tokens: int = 48, max_image_side: int | None = None, describe_prompt: str = DESCRIBE_PROMPT,
+        similar_prompt: str = SIMILAR_PROMPT, similar_image_prompt: str = SIMILAR_IMAGE_PROMPT,
+    ) -> None:  # fmt: skip
+        if max_new_tokens < 1 or (max_image_side is not None and max_image_side < 1):
+            raise ValueError(f"max_new_tokens and max_image_side must be at least 1, got {max_new_tokens} and {max_image_side}")
+        self.prompts = {"describe": describe_prompt, "similar": similar_prompt, "similar_image": similar_image_prompt}
+        for name, prompt in self.prompts.items():
+            unknown = {field for _, field, _, _ in Formatter().parse(prompt) if field is not None} - {"name", "count"}
+            if unknown:
+                raise ValueError(f"{name}_prompt has unknown fields {sorted(unknown)}: {prompt!r}")
+        self.max_new_tokens, self.max_image_side = max_new_tokens, max_image_side
 
-def parse_names(answer: str, count: int) -> list[str]:
-    r"""At most `count` different names of up to four words from an answer: a JSON list, or lines or commas.
+    def setup(self, device: torch.device) -> None:
+        """See `MLLM.setup`."""
 
-    >>> parse_names("Sure! Here are five classes you may like:\n1. Wolf\n2. red fox, coyote\n", 5)
-    ['Wolf', 'red fox', 'coyote']
-    """
-    text = _clean(answer)
-    items: list[str] | None = None
-    with contextlib.suppress(ValueError, RecursionError):  # no JSON in it
-        found = json.loads(text[text.index("[") : text.rindex("]") + 1])
-        items = [_clean(item) for item in found if isinstance(item, str)]  # JSON can escape what was cleaned away
-    if items is None:
-        items = [part for line in text.splitlines() for part in re.split(r"[,;]|\band\b", _BULLET.sub("", line))]
-    names: dict[str, str] = {}
-    for item in items:
-        name = " ".join(_BULLET.sub("", item).split()).strip(_QUOTES + ".:!?*_[](){}")
-        if len(name.split()) <= 4 and any(character.isalpha() for character in name):
-            names.setdefault(name.lower(), name)
-    return list(names.values())[:count]
+    def answer(self, questions: Sequence[Question]) -> Sequence[str | None]:
+        """The raw answers; None for those that failed. Raises when all did."""
+        raise NotImplementedError
 
+    def identity(self) -> dict[str, Any]:
+        """All that the answers depend on, besides the question."""
+        return {"prompts": self.prompts, "max_new_tokens": self.max_new_tokens, "max_image_side": self.max_image_side}
 
-def _clean(answer: str | None) -> str:
-    return "".join(c for c in str(answer or "")[:_LONGEST] if c in "\n\t" or unicodedata.category(c)[0] != "C")
+    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str | None]:
+        """See `MLLM.describe`; "" where the answer held nothing."""
+        pairs = zip(images, avoid, strict=True)
+        answers = self.answer([self._question("describe", image, {"name": name}) for image, name in pairs])
+        return [None if answer is None else parse_sentence(answer) for answer in answers]
+
+    def similar_classes(
+        self, names: Sequence[str], count: int = 5, images: Sequence[Image | None] | None = None
+    ) -> list[list[str] | None]:
+        """See `MLLM.similar_classes`."""
+        pairs = zip(names, images or [None] * len(names), strict=True)
+        answers = self.answer([
+            self._question("similar" if image is None else "similar_image", image, {"name": name, "count": count})
+            for name, image in pairs
+        ])  # fmt: skip
+        return [None if answer is None else parse_names(answer, count) for answer in answers]
+
+    def _question(self, kind: str, image: Image | None, fields: Mapping[str, Any]) -> Question:
+        if image is not None and self.max_image_side and max(image.size) > self.max_image_side:
+            image = image.copy()
+            image.thumbnail((self.max_image_side, self.max_image_side), Resampling.BICUBIC)
+        return Question(self.prompts[kind].format(**{"count": "", **fields}), image)

@@ -1,54 +1,101 @@
-"""`Guard`: asks an MLLM, counts and times, and lets no failure through."""
+"""`Guard`: asks an MLLM what it was not asked before, counts and times, and lets no failure through."""
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
+
 from ants_lightning.mllm.base import MLLM
+from ants_lightning.mllm.record import Answer, Record, question_of
 
 logger = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 8  # refreshes from one try to the next
 
 
 class Guard:
     """An MLLM that never ends the run: what it fails at is None (to be asked again), counted, and logged once a kind.
 
-    `counts` holds `mllm_calls` (questions, one an image or a class), `mllm_failures` (those without a usable answer)
-    and `mllm_seconds`.
+    After a refresh in which it raised it is asked at the next one; when that fails too, every 2nd, 4th, then 8th.
+    `counts` holds `mllm_calls` (questions, one an image or a class), `mllm_recalled` (answers from the record instead),
+    `mllm_failures` (questions without a usable answer) and `mllm_seconds`.
     """
 
     def __init__(self, mllm: MLLM) -> None:
-        self.mllm = mllm
+        self.mllm, self.record = mllm, Record()
+        self.answered: list[tuple[dict[str, Any], Answer]] = []  # since the last `begin_refresh`
+        self.error = ""  # of the last refresh
+        self._identity: dict[str, Any] | None = None
         self._warned: set[str] = set()
+        self._refresh, self._failed, self._next = 0, 0, 0  # refreshes, failed ones in a row, when to ask again
         self.reset()
+
+    def open_record(self, path: Path | None) -> None:
+        """Recall and record answers, if the MLLM tells its identity. After its `setup`."""
+        identity = getattr(self.mllm, "identity", None)
+        self._identity = identity() if identity else None
+        self.record = Record(path if self._identity else None, self._identity)
 
     def reset(self) -> None:
         """Count from 0 again."""
-        self.counts = {"mllm_calls": 0, "mllm_failures": 0, "mllm_seconds": 0.0}
+        self.counts = {"mllm_calls": 0, "mllm_recalled": 0, "mllm_failures": 0, "mllm_seconds": 0.0}
+
+    def begin_refresh(self) -> None:
+        """What is asked from here on is one refresh."""
+        self._failed = self._failed + 1 if self.error else 0 if self._refresh >= self._next else self._failed
+        if self.error:
+            self._next = self._refresh + min(2 ** (self._failed - 1), LONGEST_PAUSE)
+        self._refresh += 1
+        self.answered, self.error = [], ""
 
     def failed(self, what: str, count: int, error: Exception) -> None:
         """Count failures; say so the first time for each kind."""
         self.counts["mllm_failures"] += count
         if what not in self._warned:
             self._warned.add(what)
-            logger.warning("%s failed (%s: %s); the run goes on without", what, type(error).__name__, error)
+            logger.warning("%s failed (%s: %.200s); the run goes on without", what, type(error).__name__, error)
 
-    def ask(self, what: str, questions: Sequence[Any], detail: Any) -> list[Any]:
-        """`MLLM.describe` or `MLLM.similar_classes`, by name; None for each question that it fails at."""
-        if not questions:
-            return []
+    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str | None]:
+        """`MLLM.describe`; None for each image that it fails at."""
+        pairs = list(zip(images, avoid, strict=True))
+        return self._ask("describe", pairs, None, lambda some: self.mllm.describe([i for i, _ in some], [n for _, n in some]))
+
+    def similar_classes(
+        self, names: Sequence[str], count: int, images: Sequence[Image | None] | None = None
+    ) -> list[list[str] | None]:
+        """`MLLM.similar_classes`; None for each class that it fails at."""
+
+        def ask(some: list[tuple[Image | None, str]]) -> Sequence[Any]:
+            more = [] if images is None else [[image for image, _ in some]]
+            return self.mllm.similar_classes([name for _, name in some], count, *more)
+
+        return self._ask("similar_classes", list(zip(images or [None] * len(names), names, strict=True)), count, ask)
+
+    def _ask(self, what: str, pairs: list[Any], count: int | None, ask: Callable[[list[Any]], Sequence[Any]]) -> list[Any]:
+        """Answers to questions `(image, name)`: recalled, or asked for, checked and kept for the record."""
         start = time.monotonic()
-        self.counts["mllm_calls"] += len(questions)
-        try:
-            answers = getattr(self.mllm, what)(questions, detail)
-            if len(answers) != len(questions):
-                raise ValueError(f"{len(questions)} questions, {len(answers)} answers")
-            if not isinstance(answers, list) or not all(_usable(what, answer) for answer in answers):
-                raise TypeError(f"answers of another type: {answers!r:.100}")
-            self.counts["mllm_failures"] += sum(not answer for answer in answers)
-        except Exception as error:  # whatever a model or a server throws
-            answers = [None] * len(questions)
-            self.failed(f"mllm.{what}", len(questions), error)
+        questions = [question_of(self._identity, what, name, count, image) for image, name in pairs] if self._identity else []
+        answers: list[Any] = [self.record.get(question) for question in questions] or [None] * len(pairs)
+        missing = [i for i, answer in enumerate(answers) if answer is None]
+        self.counts["mllm_recalled"] += len(pairs) - len(missing)
+        if missing and self._refresh >= self._next:
+            self.counts["mllm_calls"] += len(missing)
+            try:
+                got = ask([pairs[i] for i in missing])
+                if not isinstance(got, list) or len(got) != len(missing) or not all(_usable(what, answer) for answer in got):
+                    raise TypeError(f"{len(missing)} questions, and an answer of another length or type: {got!r:.100}")
+            except Exception as error:  # whatever a model or a server throws
+                self.failed(f"mllm.{what}", len(missing), error)
+                self.error = f"mllm.{what}: {type(error).__name__}: {error}"
+            else:
+                self.counts["mllm_failures"] += sum(not answer for answer in got)
+                for i, answer in zip(missing, got, strict=True):
+                    answers[i] = answer
+                    if questions and answer is not None:
+                        self.answered.append((questions[i], answer))
         self.counts["mllm_seconds"] += time.monotonic() - start
         return answers
 

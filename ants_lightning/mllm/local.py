@@ -1,107 +1,183 @@
 """A local MLLM of any transformers family, in 4 bits."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL.Image import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
-from ants_lightning.mllm.base import DESCRIBE_PROMPT, SIMILAR_PROMPT, parse_names, parse_sentence
+from ants_lightning.mllm.base import ChatMLLM, Question
 
 logger = logging.getLogger(__name__)
 
-# Head, vision towers and projectors, as the families call them, stay unquantised. A name matches from the start of a
-# module's path or as its last part; those that a model lacks do nothing.
-UNQUANTISED = ["lm_head", *(f"model.{name}" for name in (
-    "vision_tower", "multi_modal_projector", "vision_model", "connector", "visual"))]  # fmt: skip
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-class TransformersMLLM:
-    """An `AutoModelForImageTextToText` with its own processor and chat template, loaded at set-up, greedy, in batches.
+class TransformersMLLM(ChatMLLM):
+    """An `AutoModelForImageTextToText` with its own processor and chat template, greedy, in batches.
 
-    A bad setting is a ValueError here; at set-up a missing model is an OSError, and one with nothing to quantise a ValueError.
+    Weights are loaded at the first question. The decoder of the language model is quantised; vision tower, projector and
+    `lm_head` are not. An answer does not depend on the batch that its question was in (to float rounding). A batch that
+    does not fit into GPU memory is halved. A bad setting is a ValueError here; at set-up a missing model is an OSError, and
+    one with nothing to quantise a ValueError.
 
     Args:
         model: hub name or local folder.
         revision: of a hub model.
-        quantization: `nf4` (double quantisation) or `none`.
+        quantization: `nf4` (double quantisation), `int8` or `none`.
         compute_dtype: `float32`, `bfloat16`, `float16`; `auto` is bfloat16 on CUDA and float32 on the CPU.
+        attention: attention implementation (`sdpa`, `eager`, `flash_attention_2`); None: the model's own choice.
         batch_size: images or class names per generation.
-        max_new_tokens: per answer.
-        describe_prompt: asks for a few words on an image; `{name}` is the class name to avoid.
-        similar_prompt: asks for similar classes; `{name}` and `{count}` are filled in.
+        offload: keep the weights in main memory between questions.
+        chat: the settings of `ChatMLLM`.
     """
 
     def __init__(
-        self, model: str, revision: str | None = None, quantization: Literal["nf4", "none"] = "nf4",
-        compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto", batch_size: int = 16,
-        max_new_tokens: int = 48, describe_prompt: str = DESCRIBE_PROMPT, similar_prompt: str = SIMILAR_PROMPT,
+        self, model: str, revision: str | None = None, quantization: Literal["nf4", "int8", "none"] = "nf4",
+        compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto", attention: str | None = None,
+        batch_size: int = 16, offload: bool = False, **chat: Any,
     ) -> None:  # fmt: skip
-        if quantization not in ("nf4", "none") or compute_dtype not in ("auto", "float32", "bfloat16", "float16"):
+        super().__init__(**chat)
+        if quantization not in ("nf4", "int8", "none") or compute_dtype not in DTYPES:
             raise ValueError(f"unknown quantization or compute_dtype: {quantization!r}, {compute_dtype!r}")
-        if batch_size < 1 or max_new_tokens < 1:
-            raise ValueError(f"batch_size and max_new_tokens must be at least 1, got {batch_size} and {max_new_tokens}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.name, self.revision, self.quantization, self.compute_dtype = model, revision, quantization, compute_dtype
-        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
-        self.describe_prompt, self.similar_prompt = describe_prompt, similar_prompt
+        self.attention, self.batch_size, self.offload = attention, batch_size, offload
         self.model: Any = None
         self.processor: Any = None
 
+    def identity(self) -> dict[str, Any]:
+        """See `ChatMLLM.identity`; known after `setup`. No paths in it, so that a record can move to another machine."""
+        own = {"model": self.name, "revision": self.commit, "quantization": self.quantization, "dtype": str(self.dtype)}
+        if Path(self.name).is_dir():
+            own["model"] = Path(self.name).resolve().name
+        return {**own, **super().identity()}
+
     def setup(self, device: torch.device) -> None:
-        """Load the model to `device` and say how many layers are in 4 bits; a second call does nothing."""
-        if self.model is not None:
-            return
+        """Read configuration and processor, and find what is to be quantised; weights are not touched."""
         if (self.name.startswith((".", "/", "~")) or self.name.count("/") > 1) and not Path(self.name).is_dir():
             raise OSError(f"no such model folder: {self.name}")
+        self.device = device
         auto = "bfloat16" if device.type == "cuda" else "float32"
-        dtype = getattr(torch, auto if self.compute_dtype == "auto" else self.compute_dtype)
-        config = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=UNQUANTISED,
-        )  # fmt: skip
+        self.dtype = getattr(torch, auto if self.compute_dtype == "auto" else self.compute_dtype)
         self.processor = AutoProcessor.from_pretrained(self.name, revision=self.revision)
-        self.processor.tokenizer.padding_side = "left"  # batched answers equal single ones only so
+        tokenizer = self.processor.tokenizer
+        tokenizer.padding_side = "left"  # batched answers equal single ones only so
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        config = AutoConfig.from_pretrained(self.name, revision=self.revision)
+        folder = Path(self.name)
+        self.commit = fingerprint(folder) if folder.is_dir() else getattr(config, "_commit_hash", None) or self.revision
+        with torch.device("meta"):
+            empty = AutoModelForImageTextToText.from_config(config)
+        decoder = empty.get_decoder()
+        if self.quantization != "none" and not any(isinstance(m, nn.Linear) for m in decoder.modules()):
+            raise ValueError(f"{self.name}: no linear layer to quantise in {type(decoder).__name__}")
+        self.unquantised = outside(empty, decoder)
+
+    def load(self) -> None:
+        """Load the weights to the device of `setup` and say how many layers are quantised; a second call does nothing."""
+        if self.processor is None:
+            raise RuntimeError(f"{self.name} is not set up: call setup(device) first")
+        if self.model is not None:
+            return
+        configs = {
+            "nf4": BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=self.dtype, llm_int8_skip_modules=self.unquantised,
+            ),
+            "int8": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=self.unquantised),
+        }  # fmt: skip
         model = AutoModelForImageTextToText.from_pretrained(
-            self.name, revision=self.revision, dtype=dtype, device_map={"": device},
-            quantization_config=config if self.quantization == "nf4" else None,
+            self.name, revision=self.revision, dtype=self.dtype, device_map={"": self.device},
+            attn_implementation=self.attention, quantization_config=configs.get(self.quantization),
         )  # fmt: skip
         self.model = model.eval()
-        linear = [type(m).__name__ for m in model.modules() if isinstance(m, torch.nn.Linear)]
-        four_bit, size = linear.count("Linear4bit"), model.get_memory_footprint() / 1e6
-        if self.quantization == "nf4" and not four_bit:
-            raise ValueError(f"{self.name}: none of its {len(linear)} linear layers was quantised")
-        logger.info("%s: %d of %d linear layers in 4 bits, %.1f MB", self.name, four_bit, len(linear), size)
-
-    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str]:
-        """A few words for each image, without its name in `avoid`; "" where the answer held nothing."""
-        chats = [self._chat(self.describe_prompt.format(name=n), image) for n, image in zip(avoid, images, strict=True)]
-        return [parse_sentence(answer) for answer in self._answers(chats)]
-
-    def similar_classes(self, names: Sequence[str], count: int = 5) -> list[list[str]]:
-        """Up to `count` other class names for each name."""
-        answers = self._answers([self._chat(self.similar_prompt.format(name=name, count=count)) for name in names])
-        return [parse_names(answer, count) for answer in answers]
-
-    @staticmethod
-    def _chat(text: str, image: Image | None = None) -> list[dict[str, Any]]:
-        content: list[dict[str, Any]] = [{"type": "image", "image": image}] if image is not None else []
-        return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
+        inner, everywhere = _linear(model.get_decoder()), _linear(model)
+        kind = {"nf4": "Linear4bit", "int8": "Linear8bitLt", "none": "Linear"}[self.quantization]
+        if inner.count(kind) < len(inner) or (everywhere.count(kind) > len(inner) and self.quantization != "none"):
+            raise RuntimeError(f"{self.name}: {inner.count(kind)} of the decoder's {len(inner)} layers are {kind}, and "
+                               f"{everywhere.count(kind) - inner.count(kind)} outside it")  # fmt: skip
+        bits, size = {"nf4": "in 4 bits", "int8": "in 8 bits", "none": "not quantised"}, model.get_memory_footprint() / 1e6
+        logger.info("%s: %d of %d linear layers %s (the decoder's), %.1f MB", self.name, len(inner), len(everywhere),
+                    bits[self.quantization], size)  # fmt: skip
 
     @torch.inference_mode()
-    def _answers(self, chats: list[list[dict[str, Any]]]) -> list[str]:
-        if self.model is None:
-            raise RuntimeError(f"{self.name} is not loaded: call setup(device) first")
-        answers: list[str] = []
-        for i in range(0, len(chats), self.batch_size):
-            inputs = self.processor.apply_chat_template(
-                chats[i : i + self.batch_size], add_generation_prompt=True, tokenize=True, return_dict=True,
-                return_tensors="pt", processor_kwargs={"padding": True},
-            ).to(self.model.device, self.model.dtype)  # fmt: skip
-            with torch.autocast(self.model.device.type, enabled=False):
-                tokens = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens)
-            new = tokens[:, inputs["input_ids"].shape[1] :]
-            answers += self.processor.batch_decode(new, skip_special_tokens=True)
-        return answers
+    def answer(self, questions: Sequence[Question]) -> list[str | None]:
+        """See `ChatMLLM.answer`. Questions of about one length go together."""
+        self.load()
+        if self.offload:
+            self.model.to(self.device)
+        answers: dict[int, str] = {}
+        waiting = sorted(range(len(questions)), key=lambda i: _length(questions[i]))
+        while waiting:
+            part = waiting[: self.batch_size]
+            try:
+                answers.update(zip(part, self._generate([questions[i] for i in part]), strict=True))
+                waiting = waiting[len(part) :]
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self.batch_size = len(part) // 2
+                logger.warning("%s: out of memory with %d questions, now %d at a time", self.name, len(part), self.batch_size)
+            if self.batch_size < len(part):
+                torch.cuda.empty_cache()  # outside the handler, which holds the tensors
+        if self.offload:
+            self.model.to("cpu")
+            torch.cuda.empty_cache()
+        return [answers[i] for i in range(len(questions))]
+
+    def _generate(self, questions: Sequence[Question]) -> list[str]:
+        """The answers to one batch."""
+        chats = []
+        for question in questions:
+            image = [{"type": "image", "image": question.image}] if question.image is not None else []
+            chats.append([{"role": "user", "content": [*image, {"type": "text", "text": question.text}]}])
+        inputs = self.processor.apply_chat_template(
+            chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+            processor_kwargs={"padding": True},
+        ).to(self.device, self.dtype)  # fmt: skip
+        with torch.autocast(self.device.type, enabled=False):
+            tokens = self.model.generate(  # a model's own repetition penalty would count the padding
+                **inputs, do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=self.max_new_tokens,
+                pad_token_id=self.processor.tokenizer.pad_token_id,
+            )  # fmt: skip
+        return self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def outside(model: nn.Module, part: nn.Module) -> list[str]:
+    """Paths of the largest modules of `model` that do not hold any of `part`: vision tower, projector, head."""
+    path = next(name for name, module in model.named_modules() if module is part).split(".")
+    parents = [".".join(path[:depth]) for depth in range(len(path))]
+    return [
+        f"{parent}.{name}".lstrip(".")
+        for depth, parent in enumerate(parents)
+        for name, _ in model.get_submodule(parent).named_children()
+        if name != path[depth]
+    ]
+
+
+def fingerprint(folder: Path, piece: int = 1 << 20) -> str:
+    """SHA-256 of the size, the first and the last piece of each weight file: tells models apart without reading all of them."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest.update(f"{size}".encode() + file.read(piece))
+            file.seek(max(0, size - piece))
+            digest.update(file.read(piece))
+    return digest.hexdigest()
+
+
+def _linear(module: nn.Module) -> list[str]:
+    return [type(m).__name__ for m in module.modules() if isinstance(m, nn.Linear)]
+
+
+def _length(question: Question) -> tuple[int, int]:
+    size = question.image.size if question.image is not None else (0, 0)
+    return size[0] * size[1], len(question.text)

@@ -181,4 +181,4 @@ def naming_accuracy(
     images = [to_pil_image(image) for image in draw_images(specs, g, wear)]
     truth = [THINGS[int(k)] for k in specs.thing]
     said = mllm.describe(images, [rng.choice([c for c in ID_CLASSES if c != name]) for name in truth])
-    return sum(name in text.split() for name, text in zip(truth, said, strict=True)) / n
+    return sum(name in (text or "").split() for name, text in zip(truth, said, strict=True)) / n

@@ -90,7 +90,7 @@ class Optimizers:
     def step(self) -> None:
         """Clip the gradients, take a step, forget them."""
         nn.utils.clip_grad_norm_(self.weights, 1.0)
-        for part in (*self.optimizers, *self.schedules):
-            part.step()
-        for optimizer in self.optimizers:
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            optimizer.step()
+            schedule.step()
             optimizer.zero_grad(set_to_none=True)

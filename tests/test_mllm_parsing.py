@@ -1,12 +1,9 @@
-import logging
 import time
 import unicodedata
-from types import SimpleNamespace
 
 import pytest
 
-from ants_lightning.mllm.base import MLLM, parse_names, parse_sentence
-from ants_lightning.mllm.guard import Guard
+from ants_lightning.mllm.parsing import parse_names, parse_sentence
 
 THREE = [
     "1. Wolf\n2. Red fox\n3. Coyote",
@@ -125,75 +122,3 @@ def test_hostile_answers_raise_nothing_take_no_time_and_give_clean_short_text(ki
         assert isinstance(text, str) and len(text) <= 2000
         text.encode()
         assert not any(unicodedata.category(c)[0] == "C" for c in text)
-
-
-def guard_of(describe=None, similar=None):
-    return Guard(SimpleNamespace(setup=print, describe=describe, similar_classes=similar))
-
-
-def raising(error):
-    def answer(*args):
-        raise error
-
-    return answer
-
-
-def test_good_answers_go_through_and_are_counted():
-    guard = guard_of(lambda images, avoid: [i + a for i, a in zip(images, avoid, strict=True)], lambda n, k: [n[:k]] * 3)
-    assert isinstance(guard.mllm, MLLM) and guard.ask("describe", [], []) == guard.ask("similar_classes", [], 5) == []
-    assert guard.ask("describe", ["x", "y"], ["a", "b"]) == ["xa", "yb"]
-    assert guard.ask("similar_classes", ["p", "q", "r"], 2) == [["p", "q"]] * 3
-    assert (guard.counts["mllm_calls"], guard.counts["mllm_failures"]) == (5, 0)
-    guard.reset()
-    assert guard.counts == {"mllm_calls": 0, "mllm_failures": 0, "mllm_seconds": 0.0}
-
-
-@pytest.mark.parametrize("error", [RuntimeError("out of memory"), TimeoutError(), OSError("gone"), Exception("server")])
-def test_an_mllm_that_raises_gives_none_for_each_and_warns_once_a_kind(error, caplog):
-    guard = guard_of(raising(error), raising(error))
-    with caplog.at_level(logging.WARNING):
-        assert guard.ask("describe", ["x", "y"], ["a", "b"]) == [None, None]
-        assert guard.ask("similar_classes", ["p"], 5) == [None]
-        guard.reset()
-        assert guard.ask("describe", ["x"], ["a"]) == [None]
-    assert (guard.counts["mllm_calls"], guard.counts["mllm_failures"]) == (1, 1)
-    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert all(type(error).__name__ in message for message in caplog.messages)
-
-
-@pytest.mark.parametrize("answers", [[], ["one"], ["one", "two", "three"], None, 5, {}])
-def test_answers_of_another_number_are_all_failures(answers):
-    guard = guard_of(lambda images, avoid: answers)
-    assert guard.ask("describe", ["x", "y"], ["a", "b"]) == [None, None]
-    assert (guard.counts["mllm_calls"], guard.counts["mllm_failures"]) == (2, 2)
-
-
-@pytest.mark.parametrize(
-    ("describe", "similar"),
-    [([5, 6], [5, 6]), ([["a"], ["b"]], ["wolf", "fox"]), ("ab", "ab"), ([b"a", b"b"], [[5], [None]])],
-)
-def test_answers_of_another_type_are_failures(describe, similar):
-    guard = guard_of(lambda *args: describe, lambda *args: similar)
-    assert guard.ask("describe", ["x", "y"], ["a", "b"]) == [None, None]
-    assert guard.ask("similar_classes", ["p", "q"], 5) == [None, None]
-    assert (guard.counts["mllm_calls"], guard.counts["mllm_failures"]) == (4, 4)
-
-
-def test_empty_answers_are_failures_that_are_not_asked_again():
-    guard = guard_of(lambda *args: ["", "a bird", None], lambda *args: [[], ["wolf"]])
-    assert guard.ask("describe", "xyz", "abc") == ["", "a bird", None]
-    assert guard.ask("similar_classes", ["p", "q"], 5) == [[], ["wolf"]]
-    assert (guard.counts["mllm_calls"], guard.counts["mllm_failures"]) == (5, 3)
-
-
-def test_the_time_of_failures_counts_too():
-    guard = guard_of(lambda *args: time.sleep(0.03) or ["a"], lambda *args: time.sleep(0.03) or raising(OSError())())
-    guard.ask("describe", ["x"], ["a"])
-    assert 0.03 <= guard.counts["mllm_seconds"] < 1
-    guard.ask("similar_classes", ["p"], 5)
-    assert guard.counts["mllm_seconds"] >= 0.06
-
-
-def test_the_user_can_still_interrupt():
-    with pytest.raises(KeyboardInterrupt):
-        guard_of(raising(KeyboardInterrupt())).ask("describe", ["x"], ["a"])

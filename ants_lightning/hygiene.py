@@ -1,0 +1,73 @@
+"""Label hygiene: what an MLLM's answer must not be, since a false negative label costs ID accuracy."""
+
+import lzma
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import inflect
+import torch
+from torch import Tensor
+
+WORDNET = Path(__file__).parent / "assets" / "wordnet_nouns.txt.xz"
+
+
+def fold(text: str) -> str:
+    """Letters and digits of a text, case aside, without an article before them: equal for spellings of one name.
+
+    >>> fold("A T-Shirt") == fold("t shirt") == fold("tshirts"[:-1])
+    True
+    """
+    words = unicodedata.normalize("NFKC", text).casefold().split()
+    if len(words) > 1 and words[0] in ("a", "an", "the"):
+        words = words[1:]
+    return "".join(character for word in words for character in word if character.isalnum())
+
+
+@lru_cache(1)
+def synonyms() -> dict[str, list[str]]:
+    """WordNet 3.0's synonyms of nouns in their first, most frequent sense, by folded noun (Fellbaum, "WordNet", 1998)."""
+    found: dict[str, list[str]] = {}
+    for line in lzma.decompress(WORDNET.read_bytes()).decode().splitlines():
+        nouns = line.split("\t")
+        for noun in nouns[: nouns.index("")] if "" in nouns else nouns:
+            found.setdefault(fold(noun), []).extend(filter(None, nouns))
+    return found
+
+
+def forms(name: str) -> set[str]:
+    """A class name and its WordNet synonyms, in singular and plural, folded.
+
+    >>> sorted(forms("T-shirts"))
+    ['jersey', 'jerseys', 'teeshirt', 'teeshirts', 'tshirt', 'tshirts']
+    """
+    words = inflect.engine()
+    singular = words.singular_noun(name) or name
+    nouns = {name, singular, *synonyms().get(fold(name), []), *synonyms().get(fold(singular), [])}
+    plurals = {words.plural_noun(noun) for noun in nouns if not words.singular_noun(noun)}
+    return {fold(noun) for noun in nouns | plurals} - {""}
+
+
+class Hygiene:
+    """Drops labels and sentences that are an ID class name, and those too close to one.
+
+    Args:
+        class_names: ID class names.
+        id_text: their text features `(C, d)`, L2-normalised.
+        max_id_similarity: the largest cosine with an ID class that a text may have; None: any.
+    """
+
+    def __init__(self, class_names: Sequence[str], id_text: Tensor, max_id_similarity: float | None = None) -> None:
+        self.names = set[str]().union(*map(forms, class_names))
+        self.id_text, self.max_id_similarity = id_text, max_id_similarity
+
+    def is_id_name(self, text: str) -> bool:
+        """Whether a text is the name of an ID class: case, plural, hyphens and WordNet synonyms aside."""
+        return fold(text) in self.names
+
+    def far_enough(self, features: Tensor) -> Tensor:
+        """Which of the text features `(n, d)` are not too close to an ID class, `(n,)`."""
+        if self.max_id_similarity is None:
+            return torch.ones(len(features), dtype=torch.bool, device=features.device)
+        return (features @ self.id_text.T).amax(1) <= self.max_id_similarity
