@@ -163,7 +163,7 @@ class NegativeMemory(L.Callback):
         for some_sentences, some_labels, _, answered, _ in parts:
             said.update({row: text for row, text in some_sentences.items() if text is not None})
             self.answers.update({name: answer for name, answer in some_labels.items() if answer is not None})
-            guard.record.add(answered, write=rank == 0)
+            guard.keep(answered, write=rank == 0)
         self._counts = {key: sum(counts[key] for _, _, counts, _, _ in parts) for key in self._counts}
         errors = [f"rank {i}: {error}" for i, (*_, error) in enumerate(parts) if error]
         if errors and self.on_failure == "raise":  # on all ranks, so that none waits for another

@@ -23,9 +23,9 @@ class Watched(PerfectCaptions):
         self.images += [image.tobytes() for image in images]
         return super().describe(images, avoid)
 
-    def similar_classes(self, names, count=5):
+    def similar_classes(self, names, count=5, images=None):
         self.names += names
-        return super().similar_classes(names, count)
+        return super().similar_classes(names, count, images)
 
 
 def test_each_image_and_each_class_of_a_stream_is_asked_for_once(run, small_demo):
@@ -80,16 +80,65 @@ def test_a_stream_does_not_remember_the_one_before(run, small_demo):
     assert persisting["streams"]["scenes"]["scores"]["ens"] != single["streams"]["scenes"]["scores"]["ens"]
 
 
-def test_sentences_and_labels_that_are_id_names_are_dropped(run, small_demo):
-    class Parrot(PerfectCaptions):
-        def describe(self, images, avoid):
-            return [name.upper() for name in avoid]
+class EveryThird(PerfectCaptions):
+    """Raises on every third call."""
 
-        def similar_classes(self, names, count=5):
-            return [[*ID_CLASSES[:count], "comb"] for _ in names]
+    calls = 0
 
-    _, model, _ = run(Parrot(small_demo))
-    assert model.ens.labels == model.neglabel.labels and model.vsnl.labels == ["The nice comb."]
+    def answer(self, method, *args):
+        self.calls += 1
+        if self.calls % 3 == 0:
+            raise TimeoutError("too slow")
+        return method(*args)
+
+    def describe(self, images, avoid):
+        return self.answer(super().describe, images, avoid)
+
+    def similar_classes(self, names, count=5, images=None):
+        return self.answer(super().similar_classes, names, count, images)
+
+
+def test_an_mllm_that_fails_on_every_third_call_does_not_end_the_run(run, small_demo):
+    mllm = EveryThird(small_demo)
+    results = run(mllm, refresh_every=1)[2]
+    assert mllm.calls > 9
+    for stream in results["streams"].values():
+        assert 0 < stream["mllm_failures"] < stream["mllm_calls"] and stream["n_ens"] > 0 < stream["n_vsnl"]
+
+
+def test_on_failure_raise_ends_the_run_with_what_failed(run, small_demo):
+    with pytest.raises(RuntimeError, match=r"rank 0: mllm\.\w+: TimeoutError: too slow"):
+        run(EveryThird(small_demo), refresh_every=1, on_failure="raise")
+
+
+class Eyes(PerfectCaptions):
+    """Keeps what it was shown beside class names."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.shown = []
+
+    def similar_classes(self, names, count=5, images=None):
+        self.shown += zip(names, images, strict=True)
+        return super().similar_classes(names, count, images)
+
+
+def test_vsnl_with_eyes_shows_the_likeliest_negative_image_predicted_as_the_class(run, small_demo):
+    alone = copy.copy(small_demo)
+    alone.ood_sets = {"lookalikes": small_demo.ood_sets["lookalikes"]}
+    mllm = Eyes(alone)
+    memory, _, results = run(mllm, data=alone, similar_images=True, refresh_every=8)  # one sync point, at the end
+    bank = memory.evidence.bank
+    negative = bank["id_score"] <= memory.evidence.threshold
+    shown = dict(mllm.shown)
+    assert len(shown) == 12 and any(image is None for image in shown.values())
+    for name, image in shown.items():
+        rows = (negative & (bank["prediction"] == ID_CLASSES.index(name))).nonzero()[:, 0]
+        assert (image is None) == (len(rows) == 0)
+        if image is not None:
+            best = int(bank["index"][rows[bank["id_score"][rows].argmin()]])
+            assert image.tobytes() == memory._raw[best].tobytes()
+    assert results["streams"]["lookalikes"]["mllm_failures"] == 0
 
 
 @pytest.mark.parametrize("init", ["neglabel", "empty"])
@@ -127,7 +176,8 @@ def test_state_survives_a_weights_only_file_and_starts_the_next_run(run, small_d
 
 @pytest.mark.parametrize(
     "settings",
-    [{"refresh_every": 0}, {"ens_size": 0}, {"gamma": 1.5}, {"eta": 0.0}, {"delta": 2.0}, {"init": "x"}, {"weight": "y"}],
+    [{"refresh_every": 0}, {"ens_size": 0}, {"gamma": 1.5}, {"eta": 0.0}, {"delta": 2.0}, {"init": "x"}, {"weight": "y"},
+     {"on_failure": "z"}, {"max_id_similarity": 1.5}],
 )
 def test_settings_out_of_range_are_named(settings):
     with pytest.raises(ValueError, match=str(next(iter(settings.values())))):

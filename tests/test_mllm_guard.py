@@ -80,3 +80,39 @@ def test_the_time_of_failures_counts_too():
 def test_the_user_can_still_interrupt():
     with pytest.raises(KeyboardInterrupt):
         guard_of(raising(KeyboardInterrupt())).describe(["x"], ["a"])
+
+
+def refreshes_asked(guard, count):
+    """At which of so many refreshes it does ask."""
+    asked = []
+    for refresh in range(count):
+        guard.begin_refresh()
+        before = guard.counts["mllm_calls"]
+        guard.describe(["x"], ["a"])
+        asked += [refresh] * (guard.counts["mllm_calls"] > before)
+    return asked
+
+
+def test_a_failing_mllm_is_asked_again_at_the_next_refresh_and_then_less_and_less_often():
+    assert refreshes_asked(guard_of(raising(OSError())), 40) == [0, 1, 3, 7, 15, 23, 31, 39]
+
+
+def test_one_that_is_back_is_asked_at_each_refresh_again():
+    answers = iter([OSError(), OSError(), OSError(), "a"] + ["b"] * 9 + [OSError(), "c", "d"])
+
+    def describe(images, avoid):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return [answer]
+
+    assert refreshes_asked(guard_of(describe), 20) == [0, 1, 3, *range(7, 20)]
+
+
+def test_two_failures_in_one_refresh_count_as_one():
+    guard = guard_of(raising(OSError()), raising(OSError()))
+    for _ in range(2):
+        guard.begin_refresh()
+        guard.describe(["x"], ["a"])
+        guard.similar_classes(["p"], 5)
+    assert guard.counts["mllm_calls"] == 4 and "similar_classes: OSError" in guard.error

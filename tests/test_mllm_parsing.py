@@ -1,7 +1,10 @@
+import json
 import time
 import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ants_lightning.mllm.parsing import parse_names, parse_sentence
 
@@ -122,3 +125,38 @@ def test_hostile_answers_raise_nothing_take_no_time_and_give_clean_short_text(ki
         assert isinstance(text, str) and len(text) <= 2000
         text.encode()
         assert not any(unicodedata.category(c)[0] == "C" for c in text)
+
+
+NAME = st.text(st.characters(categories=["Lu", "Ll", "Lo", "Nd"]), max_size=12).filter(lambda text: any(map(str.isalpha, text)))
+STYLES = {
+    "numbers": lambda names: "\n".join(f"{i}. {name}" for i, name in enumerate(names, 1)),
+    "brackets": lambda names: "\n".join(f"({i}) {name}" for i, name in enumerate(names, 1)),
+    "stars": lambda names: "\n\n".join(f"* **{name}**" for name in names),
+    "commas": ", ".join,
+    "json": lambda names: "Here you are: " + json.dumps(names),
+    "escaped json": lambda names: "```json\n" + json.dumps({"names": names}, ensure_ascii=True, indent=2) + "\n```",
+}
+
+
+@given(st.text())
+def test_any_text_gives_short_clean_text(answer):
+    names, sentence = parse_names(answer, 5), parse_sentence(answer)
+    assert len(names) <= 5 and len(sentence) <= 300 and len(sentence.split()) <= 30
+    for text in [sentence, *names]:
+        assert text == text.strip() and "\n" not in text and not any(unicodedata.category(c)[0] == "C" for c in text)
+        text.encode()
+    for name in names:
+        assert 0 < len(name) <= 60 and len(name.split()) <= 4 and any(c.isalpha() for c in name)
+    assert len({name.lower() for name in names}) == len(names)
+
+
+@given(st.text(), st.integers(1, 9))
+def test_fewer_names_are_the_first_of_more(answer, count):
+    assert parse_names(answer, count) == parse_names(answer, 99)[:count]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@given(names=st.lists(NAME, min_size=1, max_size=5, unique_by=str.lower))
+def test_names_written_in_a_style_are_read_again(style, names):
+    names = [name for name in names if name.lower() != "and"] or ["fox"]
+    assert parse_names(STYLES[style](names), 5) == names

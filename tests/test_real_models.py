@@ -174,7 +174,8 @@ def check_stream(stream):
     assert all(isinstance(stream[key], int) for key in counts)
     assert all(math.isfinite(stream[key]) for key in floats)
     assert (stream["n_id"], stream["n_ood"]) == (6, 6)
-    assert stream["mllm_calls"] + stream["mllm_recalled"] >= stream["n_negative_images"] + 2 > 2  # these images, and ⌈0.3 · 6⌉ classes
+    # Each of these images, and ⌈0.3 · 6⌉ classes.
+    assert stream["mllm_calls"] + stream["mllm_recalled"] >= stream["n_negative_images"] + 2 > 2
     assert stream["mllm_failures"] == 0
     assert stream["n_ens"] > 0
     assert stream["n_vsnl"] > 0

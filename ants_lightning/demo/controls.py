@@ -36,13 +36,13 @@ class PerfectCaptions:
     def setup(self, device: torch.device) -> None:
         """Nothing to load."""
 
-    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str]:
+    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str | None]:
         """The full sentence that belongs to the drawing."""
         return [caption(*self.drawn[_key(image)], name) for image, name in zip(images, avoid, strict=True)]
 
     def similar_classes(
         self, names: Sequence[str], count: int = 5, images: Sequence[Image | None] | None = None
-    ) -> list[list[str]]:
+    ) -> list[list[str] | None]:
         """What truly looks like the class; with an image, what it truly shows, and what looks like that."""
         return [look_alikes(name, count) if image is None else self._alike(image, count)
                 for name, image in zip(names, images or [None] * len(names), strict=True)]  # fmt: skip
@@ -66,13 +66,13 @@ class Blind:
         """Load the LLaVA."""
         self.mllm.setup(device)
 
-    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> Sequence[str | None]:
+    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str | None]:
         """Sentences of random images of all streams and ID classes."""
         return self.mllm.describe(self.rng.sample(self.images, len(images)) if self.sentences else images, avoid)
 
     def similar_classes(
         self, names: Sequence[str], count: int = 5, images: Sequence[Image | None] | None = None
-    ) -> Sequence[list[str] | None]:
+    ) -> list[list[str] | None]:
         """Random names of objects, textures and scenes."""
         if self.names:
             return [self.rng.sample(THINGS, count) for _ in names]

@@ -26,12 +26,12 @@ class MLLM(Protocol):
     def setup(self, device: torch.device) -> None:
         """Get ready, once a rank and before the stream starts; raise here what is wrong with the settings."""
 
-    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> Sequence[str | None]:
+    def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str | None]:
         """A few words for each image, without its predicted class name in `avoid` (ANTS eq. 7)."""
 
     def similar_classes(
         self, names: Sequence[str], count: int = 5, images: Sequence[Image | None] | None = None
-    ) -> Sequence[list[str] | None]:
+    ) -> list[list[str] | None]:
         """For each class up to `count` other class names that share visual features with it (ANTS eq. 11).
 
         `images`, given only with `NegativeMemory(similar_images=True)`: a likely-OOD image taken for the class, or None.
@@ -75,7 +75,7 @@ class ChatMLLM:
     def setup(self, device: torch.device) -> None:
         """See `MLLM.setup`."""
 
-    def answer(self, questions: Sequence[Question]) -> Sequence[str | None]:
+    def answer(self, questions: Sequence[Question]) -> list[str | None]:
         """The raw answers; None for those that failed. Raises when all did."""
         raise NotImplementedError
 

@@ -9,7 +9,7 @@ from typing import Any
 from PIL.Image import Image
 
 from ants_lightning.mllm.base import MLLM
-from ants_lightning.mllm.record import Answer, Record, question_of
+from ants_lightning.mllm.record import Answer, Asked, Record, pixel_hash
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,10 @@ class Guard:
     """
 
     def __init__(self, mllm: MLLM) -> None:
-        self.mllm, self.record = mllm, Record()
-        self.answered: list[tuple[dict[str, Any], Answer]] = []  # since the last `begin_refresh`
+        self.mllm = mllm
+        self.record: Record | None = None
+        self.answered: list[tuple[Asked, Answer]] = []  # since the last `begin_refresh`
         self.error = ""  # of the last refresh
-        self._identity: dict[str, Any] | None = None
         self._warned: set[str] = set()
         self._refresh, self._failed, self._next = 0, 0, 0  # refreshes, failed ones in a row, when to ask again
         self.reset()
@@ -36,8 +36,12 @@ class Guard:
     def open_record(self, path: Path | None) -> None:
         """Recall and record answers, if the MLLM tells its identity. After its `setup`."""
         identity = getattr(self.mllm, "identity", None)
-        self._identity = identity() if identity else None
-        self.record = Record(path if self._identity else None, self._identity)
+        self.record = Record(path, identity()) if identity else None
+
+    def keep(self, answered: Sequence[tuple[Asked, Answer]], write: bool) -> None:
+        """Put answers of this or another rank into the record."""
+        if self.record is not None:
+            self.record.add(answered, write)
 
     def reset(self) -> None:
         """Count from 0 again."""
@@ -75,10 +79,13 @@ class Guard:
         return self._ask("similar_classes", list(zip(images or [None] * len(names), names, strict=True)), count, ask)
 
     def _ask(self, what: str, pairs: list[Any], count: int | None, ask: Callable[[list[Any]], Sequence[Any]]) -> list[Any]:
-        """Answers to questions `(image, name)`: recalled, or asked for, checked and kept for the record."""
+        """Answers to questions `(image, name)`: from the record, or asked for and checked."""
         start = time.monotonic()
-        questions = [question_of(self._identity, what, name, count, image) for image, name in pairs] if self._identity else []
-        answers: list[Any] = [self.record.get(question) for question in questions] or [None] * len(pairs)
+        answers: list[Any] = [None] * len(pairs)
+        asked: list[Asked] = []
+        if self.record is not None:
+            asked = [Asked(what, name, count, None if image is None else pixel_hash(image)) for image, name in pairs]
+            answers = [self.record.answers.get(question) for question in asked]
         missing = [i for i, answer in enumerate(answers) if answer is None]
         self.counts["mllm_recalled"] += len(pairs) - len(missing)
         if missing and self._refresh >= self._next:
@@ -94,8 +101,8 @@ class Guard:
                 self.counts["mllm_failures"] += sum(not answer for answer in got)
                 for i, answer in zip(missing, got, strict=True):
                     answers[i] = answer
-                    if questions and answer is not None:
-                        self.answered.append((questions[i], answer))
+                    if asked and answer is not None:
+                        self.answered.append((asked[i], answer))
         self.counts["mllm_seconds"] += time.monotonic() - start
         return answers
 

@@ -21,9 +21,9 @@ class TransformersMLLM(ChatMLLM):
     """An `AutoModelForImageTextToText` with its own processor and chat template, greedy, in batches.
 
     Weights are loaded at the first question. The decoder of the language model is quantised; vision tower, projector and
-    `lm_head` are not. An answer does not depend on the batch that its question was in (to float rounding). A batch that
-    does not fit into GPU memory is halved. A bad setting is a ValueError here; at set-up a missing model is an OSError, and
-    one with nothing to quantise a ValueError.
+    `lm_head` are not. An answer does not depend on the batch that its question was in (to float rounding). A batch that fails or
+    does not fit into GPU memory is halved. A bad setting is a ValueError here; at set-up a missing model is an OSError, and one
+    with nothing to quantise a ValueError.
 
     Args:
         model: hub name or local folder.
@@ -113,24 +113,37 @@ class TransformersMLLM(ChatMLLM):
         self.load()
         if self.offload:
             self.model.to(self.device)
-        answers: dict[int, str] = {}
+        self._error: Exception | None = None
+        answers: dict[int, str | None] = {}
         waiting = sorted(range(len(questions)), key=lambda i: _length(questions[i]))
         while waiting:
-            part = waiting[: self.batch_size]
-            try:
-                answers.update(zip(part, self._generate([questions[i] for i in part]), strict=True))
-                waiting = waiting[len(part) :]
-            except torch.OutOfMemoryError:
-                if len(part) == 1:
-                    raise
-                self.batch_size = len(part) // 2
-                logger.warning("%s: out of memory with %d questions, now %d at a time", self.name, len(part), self.batch_size)
-            if self.batch_size < len(part):
-                torch.cuda.empty_cache()  # outside the handler, which holds the tensors
+            part, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
+            answers.update(zip(part, self._answer_batch([questions[i] for i in part]), strict=True))
         if self.offload:
             self.model.to("cpu")
             torch.cuda.empty_cache()
+        if self._error is not None:
+            failed = list(answers.values()).count(None)
+            if failed == len(questions):
+                raise self._error
+            logger.warning("%s failed at %d of %d questions: %s", self.name, failed, len(questions), self._error)
         return [answers[i] for i in range(len(questions))]
+
+    def _answer_batch(self, questions: Sequence[Question]) -> list[str | None]:
+        """The answers to one batch, or, where it fails, to its halves: a processor may refuse a single image."""
+        try:
+            return list(self._generate(questions))
+        except Exception as error:
+            if len(questions) == 1:
+                self._error = error
+                return [None]
+            out_of_memory = isinstance(error, torch.OutOfMemoryError)
+        half = len(questions) // 2
+        if out_of_memory:  # not in the handler, which still holds the tensors
+            self.batch_size = half
+            torch.cuda.empty_cache()
+            logger.warning("%s: out of memory with %d questions, now %d at a time", self.name, len(questions), half)
+        return [*self._answer_batch(questions[:half]), *self._answer_batch(questions[half:])]
 
     def _generate(self, questions: Sequence[Question]) -> list[str]:
         """The answers to one batch."""
