@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.cli import LightningCLI
@@ -19,6 +20,12 @@ class ANTSCommand(LightningCLI):
         """Lightning's own, less those that train."""
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name in ("test", "predict")}
 
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Lightning's, with our progress bar unless it is switched off."""
+        if self._get(self.config_init, "trainer.enable_progress_bar") is not False:
+            self.trainer_defaults["callbacks"].append(StreamProgressBar())
+        return super().instantiate_trainer(**kwargs)
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line, `sys.argv` unless `args` are given."""
@@ -26,5 +33,5 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.getLogger("ants_lightning").setLevel(logging.INFO)
     ANTSCommand(
         ANTS, L.LightningDataModule, subclass_mode_data=True, seed_everything_default=0, save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [Report(), StreamProgressBar()]}, args=None if args is None else list(args),
+        trainer_defaults={"callbacks": [Report()]}, args=None if args is None else list(args),
     )  # fmt: skip

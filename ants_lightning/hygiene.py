@@ -57,7 +57,7 @@ class Hygiene:
         max_id_similarity: the largest cosine with an ID class that a text may have; None: any.
     """
 
-    def __init__(self, class_names: Sequence[str], id_text: Tensor, max_id_similarity: float | None = None) -> None:
+    def __init__(self, class_names: Sequence[str], id_text: Tensor, max_id_similarity: float | None) -> None:
         self.names = set[str]().union(*map(forms, class_names))
         self.id_text, self.max_id_similarity = id_text, max_id_similarity
 

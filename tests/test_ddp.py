@@ -31,6 +31,9 @@ class ColourMLLM:
     def setup(self, device):
         pass
 
+    def identity(self):
+        return {"model": "colour"}
+
     def describe(self, images, avoid):
         answers = []
         for image, name in zip(images, avoid, strict=True):
@@ -40,8 +43,19 @@ class ColourMLLM:
             answers.append(f"a {adjective} {noun} no {mean[0]}")
         return answers
 
-    def similar_classes(self, names, count=5):
-        return [[demo.WORDS["nouns"][(len(name) * (k + 3)) % len(demo.WORDS["nouns"])] for k in range(count)] for name in names]
+    def similar_classes(self, names, count=5, images=None):
+        numbers = [len(name) + int(sum(ImageStat.Stat(image).mean)) if image else 0 for name, image in zip(names, images)]
+        nouns = demo.WORDS["nouns"]
+        return [[nouns[number * (k + 3) % len(nouns)] for k in range(count)] for number in numbers]
+
+
+class Failing(ColourMLLM):
+    """Raises on the second rank."""
+
+    def describe(self, images, avoid):
+        if torch.distributed.get_rank() == 1:
+            raise OSError("no eyes here")
+        return super().describe(images, avoid)
 
 
 class Dump(L.Callback):
@@ -58,7 +72,7 @@ class Dump(L.Callback):
             stream[index] = {name: column[i].item() for name, column in columns.items()}
 
 
-def main(folder, devices, batch_size):
+def main(folder, devices, batch_size, mllm, **settings):
     data = demo.DemoDataModule(n_id=61, n_ood=60, batch_size=batch_size)
     # 61 + 68 images: with two ranks the first has one batch more than the second.
     data.ood_sets["scenes"] = demo.DrawnImages(SCENES, 68, 9)
@@ -66,7 +80,9 @@ def main(folder, devices, batch_size):
         demo.CLIP, pretrained=None, nouns=demo.WORDS["nouns"], adjectives=demo.WORDS["adjectives"], keep=0.7, num_groups=5
     )
     dump = Dump()
-    memory = NegativeMemory(ColourMLLM(), refresh_every=2, min_images=30, delta=0.5, ens_size=60)
+    memory = NegativeMemory(
+        mllm, refresh_every=2, min_images=30, delta=0.5, ens_size=60, similar_images=True, **settings
+    )
     trainer = L.Trainer(
         accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
@@ -77,15 +93,17 @@ def main(folder, devices, batch_size):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], 2, 8)
+    if sys.argv[2] == "fail":
+        main(sys.argv[1], 2, 8, Failing(), on_failure="raise")
+    main(sys.argv[1], 2, 8, ColourMLLM())
 '''
 
 
-def start(script, folder, seconds=240):
-    """Run the script and the rank that it starts; end both at the time limit."""
+def start(script, folder, what="run", seconds=240):
+    """Run the script and the rank that it starts; end both at the time limit. Returns the exit code and what was printed."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, str(script), str(folder)], env=env, start_new_session=True, text=True,
+        [sys.executable, str(script), str(folder), what], env=env, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
@@ -93,7 +111,7 @@ def start(script, folder, seconds=240):
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         pytest.fail(f"two processes did not end within {seconds} s:\n{process.communicate()[0][-3000:]}")
-    assert process.returncode == 0, output[-3000:]
+    return process.returncode, output[-6000:]
 
 
 def numbers(tree, path="") -> Iterator[tuple[str, float]]:
@@ -128,8 +146,13 @@ def test_two_ranks_equal_one(tmp_path):
     script.write_text(SCRIPT, encoding="utf-8")
     single.mkdir()
     double.mkdir()
-    start(script, double)
-    runpy.run_path(str(script))["main"](str(single), 1, 16)
+    code, output = start(script, double)
+    assert code == 0, output
+    module = runpy.run_path(str(script))
+    module["main"](str(single), 1, 16, module["ColourMLLM"]())
+
+    records = [sorted((folder / "mllm.jsonl").read_text("utf-8").splitlines()) for folder in (single, double)]
+    assert records[0] == records[1] and len(records[0]) > 100
 
     one, two = (json.loads((folder / "results.json").read_text("utf-8"))["streams"] for folder in (single, double))
     everything = torch.load(single / "scores_0.pt", weights_only=True)
@@ -151,3 +174,11 @@ def test_two_ranks_equal_one(tmp_path):
         # Two images whose scores differ by less than rounding may change places: one pair is 1 / (61 · 60).
         metrics = [{k: {"auroc": v["auroc"]} for k, v in results[name]["scores"].items()} for results in (one, two)]
         assert difference(f"AUROC on {name}", *metrics) < 1e-3
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_on_failure_raise_ends_all_ranks(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    code, output = start(script, tmp_path, "fail", seconds=120)
+    assert code != 0 and "rank 1: mllm.describe: OSError: no eyes here" in output

@@ -19,12 +19,12 @@ NAMES = ["sports car", "T-shirt", "goose", "bus", "great white shark", "Straße"
     ],
 )  # fmt: skip
 def test_names_of_id_classes_are_recognised(text):
-    assert Hygiene(NAMES, torch.eye(6)).is_id_name(text)
+    assert Hygiene(NAMES, torch.eye(6), None).is_id_name(text)
 
 
 @pytest.mark.parametrize("text", ["car", "shirt", "cuckoo", "duck", "shark fin", "red bus", "truck", "", "busy", "鹅"])
 def test_other_names_are_not(text):
-    assert not Hygiene(NAMES, torch.eye(6)).is_id_name(text)
+    assert not Hygiene(NAMES, torch.eye(6), None).is_id_name(text)
 
 
 def test_fold_keeps_letters_of_all_scripts():
@@ -40,7 +40,7 @@ def test_texts_closer_to_an_id_class_than_told_are_found():
     id_text = torch.tensor([[1.0, 0.0]])
     assert Hygiene(["a"], id_text, 0.6).far_enough(features).tolist() == [False, True, True]
     assert Hygiene(["a"], id_text, 0.5).far_enough(features).tolist() == [False, False, True]
-    assert Hygiene(["a"], id_text).far_enough(features).all()
+    assert Hygiene(["a"], id_text, None).far_enough(features).all()
 
 
 class Parrot(PerfectCaptions):

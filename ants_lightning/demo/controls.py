@@ -1,7 +1,8 @@
 """What the MLLM's eyes are worth: `python -m ants_lightning.demo.controls --seeds 101 102 103`.
 
-Runs the demo with its LLaVA and with stand-ins for it: sentences of random other images, random class names instead of
-similar ones, and perfect captions; prints mean AUROC / FPR95 (%) over the seeds as Markdown, and both estimates of λ.
+Runs the demo with its LLaVA; with stand-ins for it: sentences of random other images, random class names instead of similar
+ones, and perfect captions; without label hygiene; and with images beside the class names of eq. 11 (VSNL with eyes). Prints mean
+AUROC / FPR95 (%) over the seeds as Markdown, and both estimates of λ.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from PIL.Image import Image
 from ants_lightning import ANTS, NegativeMemory, Report
 from ants_lightning.demo import CLIP, LLAVA, SETTINGS, WORDS, DemoDataModule
 from ants_lightning.demo.world import OBJECTS, THINGS, caption, look_alikes
-from ants_lightning.mllm import MLLM, TransformersMLLM
+from ants_lightning.mllm import MLLM, SIMILAR_PROMPT, TransformersMLLM
 
 
 class PerfectCaptions:
@@ -79,7 +80,11 @@ class Blind:
         return self.mllm.similar_classes(names, count, images)
 
 
-CONTROLS = ["LLaVA", "sentences of random images", "random class names", "perfect captions"]
+EYES = {"similar_images": True}
+CONTROLS: dict[str, dict[str, Any]] = {  # and the settings of `NegativeMemory`
+    "LLaVA": {}, "sentences of random images": {}, "random class names": {}, "perfect captions": {},
+    "LLaVA, no hygiene": {"hygiene": False}, "LLaVA, VSNL with eyes": EYES, "perfect captions, VSNL with eyes": EYES,
+}  # fmt: skip
 
 
 def _key(image: Image) -> bytes:
@@ -89,7 +94,8 @@ def _key(image: Image) -> bytes:
 def run(seed: int, control: str, **settings: Any) -> dict[str, Any]:
     """One demo run, as `results.json` tells it."""
     data = DemoDataModule(seed=seed)
-    llava = TransformersMLLM(LLAVA, batch_size=32, max_new_tokens=16)
+    # It was taught that one question only, and without images.
+    llava = TransformersMLLM(LLAVA, batch_size=32, max_new_tokens=16, similar_image_prompt=SIMILAR_PROMPT)
     choices: dict[str, Callable[[], MLLM]] = {
         "LLaVA": lambda: llava,
         "sentences of random images": lambda: Blind(llava, data, sentences=True, names=False),
@@ -98,7 +104,8 @@ def run(seed: int, control: str, **settings: Any) -> dict[str, Any]:
     }
     model = ANTS(CLIP, **WORDS, **SETTINGS["model"])
     report = Report()
-    memory = NegativeMemory(choices[control](), **{**SETTINGS["memory"], "record": None, **settings})
+    mllm = choices[control.split(", ")[0]]()
+    memory = NegativeMemory(mllm, **{**SETTINGS["memory"], **CONTROLS[control], **settings})
     trainer = L.Trainer(callbacks=[memory, report], logger=False, enable_progress_bar=False, accelerator="cpu",
                         default_root_dir="runs/controls", enable_model_summary=False)  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
@@ -114,7 +121,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m ants_lightning.demo.controls", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
-    parser.add_argument("--controls", nargs="+", default=CONTROLS)
+    parser.add_argument("--controls", nargs="+", default=list(CONTROLS))
     args = parser.parse_args()
     out = sys.stdout.write
     for control in args.controls:
