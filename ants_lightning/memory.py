@@ -46,7 +46,7 @@ class NegativeMemory(L.Callback):
         similar_images: show the MLLM, beside the class name of eq. 11, the negative image of lowest S_nl predicted as it.
         hygiene: drop answers that are an ID class name, also by plural, case, hyphen or WordNet synonym.
         max_id_similarity: drop answers whose text has a larger cosine than this with an ID class; None: none. With CLIP ViT-B/32
-            0.95 drops 85 % of the names of ImageNet classes in other lists and 5 % of the other names (`tests/benchmarks/hygiene.py`).
+            0.95 drops 85 % of other lists' names of ImageNet classes and 5 % of their other names (`tests/benchmarks/hygiene.py`).
         on_failure: when the MLLM raises, go on with the last good spaces (`continue`), or end the run (`raise`).
         record: file of all answers, in `trainer.default_root_dir`; what is in it is not asked again. None: no record.
     """

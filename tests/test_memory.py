@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ants_lightning import ANTS, NegativeMemory, demo
+from ants_lightning.data.raw import RawImages
 from ants_lightning.demo.controls import PerfectCaptions
 from ants_lightning.demo.shapes import ID_CLASSES
 from ants_lightning.scoring import adaptive_weight
@@ -104,6 +105,21 @@ def test_an_mllm_that_fails_on_every_third_call_does_not_end_the_run(run, small_
     assert mllm.calls > 9
     for stream in results["streams"].values():
         assert 0 < stream["mllm_failures"] < stream["mllm_calls"] and stream["n_ens"] > 0 < stream["n_vsnl"]
+
+
+def test_images_that_cannot_be_read_are_skipped_and_counted_once(run, monkeypatch):
+    read = RawImages.__getitem__
+
+    def torn(images, index):
+        if index % 5 == 0:
+            raise OSError(f"image {index} is truncated")
+        return read(images, index)
+
+    monkeypatch.setattr(RawImages, "__getitem__", torn)
+    memory, _, results = run(similar_images=True)
+    stream, bank = results["streams"]["scenes"], memory.evidence.bank
+    lost = bank["described"] & (bank["index"] % 5 == 0)
+    assert 0 < int(lost.sum()) <= stream["mllm_failures"] < stream["mllm_calls"] and stream["n_ens"] > 0
 
 
 def test_on_failure_raise_ends_the_run_with_what_failed(run, small_demo):
