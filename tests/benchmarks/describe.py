@@ -29,7 +29,7 @@ for size in (args.batch, 1):
     begun = time.monotonic()
     said[size] = mllm.describe(images, avoid)
     seconds[size] = time.monotonic() - begun
-print(f"{args.images} images, {args.device}: {seconds[args.batch]:.1f} s in batches of {args.batch}, {seconds[1]:.1f} s one at a time, "
-      f"ratio {seconds[1] / seconds[args.batch]:.1f}; same answers: {said[1] == said[args.batch]}")  # fmt: skip
+print(f"{args.images} images, {args.device}: {seconds[args.batch]:.1f} s in batches of {args.batch}, {seconds[1]:.1f} s one at a "
+      f"time, ratio {seconds[1] / seconds[args.batch]:.1f}; same answers: {said[1] == said[args.batch]}")  # fmt: skip
 if args.device == "cuda":
     print(f"largest GPU memory: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
