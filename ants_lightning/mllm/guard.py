@@ -96,7 +96,7 @@ class Guard:
                     raise TypeError(f"{len(missing)} questions, and an answer of another length or type: {got!r:.100}")
             except Exception as error:  # whatever a model or a server throws
                 self.failed(f"mllm.{what}", len(missing), error)
-                self.error = f"mllm.{what}: {type(error).__name__}: {error}"
+                self.error = f"mllm.{what}: {type(error).__name__}: {error!s:.500}"
             else:
                 self.counts["mllm_failures"] += sum(not answer for answer in got)
                 for i, answer in zip(missing, got, strict=True):
