@@ -93,7 +93,6 @@ class ANTS(L.LightningModule):
     def prepare(self) -> None:
         """Encode the class names and mine the negative labels, on the module's device; called when a run starts."""
         h: Any = self.hparams
-        self._id_names = {name.lower() for name in self.class_names}
         self.id_text = self.encoder([h.id_prompt.format(name) for name in self.class_names])
         texts = [*self._mine(self._nouns, h.noun_prompt), *self._mine(self._adjectives, h.adjective_prompt)]
         if texts:
@@ -101,7 +100,8 @@ class ANTS(L.LightningModule):
         self.reset_spaces()
 
     def _mine(self, words: list[str], prompt: str) -> list[str]:
-        texts = [prompt.format(word) for word in dict.fromkeys(words) if not self.is_id_name(word)]
+        known = {name.lower() for name in self.class_names}  # the paper's rule; answers of an MLLM get all of `Hygiene`
+        texts = [prompt.format(word) for word in dict.fromkeys(words) if word.lower() not in known]
         if not texts:
             return []
         chosen = mine_negative_labels(self.encoder(texts), self.id_text, self.hparams["keep"], self.hparams["percentile"])
@@ -118,10 +118,6 @@ class ANTS(L.LightningModule):
         self.adaptation, self.results, self.refused = {}, {}, {}
 
     on_predict_start = prepare
-
-    def is_id_name(self, text: str) -> bool:
-        """Whether a text is the name of an ID class, case aside."""
-        return text.lower() in self._id_names
 
     def reset_spaces(self) -> None:
         """Forget what the stream taught: empty ENS and VSNL spaces, λ = 0.5."""

@@ -35,10 +35,10 @@ def test_torn_and_foreign_lines_are_skipped_counted_and_written_past(tmp_path, c
     assert Record(path, ME).answers == {FOX: ["wolf"], CAT: "again"}
 
 
-def test_no_path_keeps_answers_in_memory(tmp_path):
-    record = Record(None, ME)
-    record.add([(FOX, ["wolf"])])
-    assert record.answers == {FOX: ["wolf"]}
+def test_a_rank_that_does_not_write_still_knows_the_answers(tmp_path):
+    record = Record(tmp_path / "mllm.jsonl", ME)
+    record.add([(FOX, ["wolf"])], write=False)
+    assert record.answers == {FOX: ["wolf"]} and not list(tmp_path.iterdir())
 
 
 def test_pixel_hash_tells_pixels_and_shapes_apart_but_not_files(tmp_path):
@@ -83,8 +83,9 @@ def test_another_prompt_is_asked_anew(run):
 
 
 def test_record_can_be_left_out(run, tmp_path):
-    run(llava(), record=None)
+    results = run(llava(), record=None)[2]
     assert not (tmp_path / "mllm.jsonl").exists()
+    assert all(stream["mllm_recalled"] == 0 < stream["mllm_calls"] for stream in results["streams"].values())
 
 
 def test_what_is_not_in_the_record_fails_and_is_counted(run, tmp_path):

@@ -166,12 +166,12 @@ def test_when_all_fail_it_raises(flaky, small_demo):
         ServedMLLM(flaky, "m").similar_classes(["fox", "cat"])
 
 
-def test_a_dead_server_is_asked_once_by_each_worker_not_by_each_question(small_demo):
-    mllm = ServedMLLM(f"http://127.0.0.1:{free_port()}/v1", "m", concurrency=2, max_retries=1)
-    begun = time.monotonic()
+def test_a_dead_server_is_asked_once_by_each_worker_not_by_each_question(monkeypatch):
+    mllm, asked, ask = ServedMLLM(f"http://127.0.0.1:{free_port()}/v1", "m", concurrency=2, max_retries=1), [], ServedMLLM._ask
+    monkeypatch.setattr(ServedMLLM, "_ask", lambda *args: asked.append(args) or ask(*args))
     with pytest.raises(OpenAIError):
-        mllm.similar_classes(["fox"] * 500)
-    assert time.monotonic() - begun < 60  # 500 questions with their pauses would take minutes
+        mllm.similar_classes(["fox"] * 50)
+    assert 1 <= len(asked) <= 2
 
 
 def test_no_server_is_an_error_before_the_run_that_shows_no_password(monkeypatch):

@@ -34,9 +34,9 @@ class Guard:
         self.reset()
 
     def open_record(self, path: Path | None) -> None:
-        """Recall and record answers, if the MLLM tells its identity. After its `setup`."""
+        """Recall and record answers, if there is a file and the MLLM tells its identity. After its `setup`."""
         identity = getattr(self.mllm, "identity", None)
-        self.record = Record(path, identity()) if identity else None
+        self.record = Record(path, identity()) if path and identity else None
 
     def keep(self, answered: Sequence[tuple[Asked, Answer]], write: bool) -> None:
         """Put answers of this or another rank into the record."""

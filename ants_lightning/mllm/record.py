@@ -37,14 +37,14 @@ class Record:
     leave one, are skipped and counted in the log.
 
     Args:
-        path: the file; None keeps the answers in memory only.
+        path: the file; need not exist yet.
         identity: of the MLLM.
     """
 
-    def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path, self.identity, self.answers = path, dict(identity), dict[Asked, Answer]()
         self.mllm = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
-        for line in read_lines(path) if path and path.is_file() else ():
+        for line in read_lines(path) if path.is_file() else ():
             if line["mllm"] == self.mllm and "answer" in line:
                 self.answers[Asked(*(line[name] for name in FIELDS))] = line["answer"]
 
@@ -55,7 +55,7 @@ class Record:
             if asked not in self.answers:
                 self.answers[asked] = answer
                 lines.append({"mllm": self.mllm, **asdict(asked), "answer": answer})
-        if not (answered and self.path and write):
+        if not (answered and write):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
