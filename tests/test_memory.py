@@ -205,6 +205,13 @@ def test_memory_needs_negative_labels(run):
         run(model=ANTS(demo.CLIP))
 
 
+def test_no_id_class_name_becomes_a_negative_label():
+    model = ANTS(demo.CLIP, class_names=["star", "ring"], nouns=["STAR", "comb", "Ring", "gear"], adjectives=["star"], keep=1.0)
+    model.setup("test")
+    model.prepare()
+    assert sorted(model.neglabel.labels) == ["The nice comb.", "The nice gear."]
+
+
 def test_without_the_callback_it_is_an_mcm_and_neglabel_evaluator(small_demo, tmp_path):
     import lightning as L
 
