@@ -1,6 +1,7 @@
-"""The command `ants-lightning`: LightningCLI over `ANTS` and any data module."""
+"""The command `ants-lightning`: LightningCLI over `ANTS` and any data module, and the table."""
 
 import logging
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,17 +9,30 @@ import lightning as L
 from lightning.pytorch.cli import LightningCLI
 from rich.logging import RichHandler
 
+from ants_lightning import table
+from ants_lightning.data import OODDataModule
 from ants_lightning.module import ANTS
 from ants_lightning.report import Report, StreamProgressBar
 
 
+class Trainer(L.Trainer):
+    """Lightning's, which can also encode."""
+
+    def encode(self, model: ANTS, datamodule: L.LightningDataModule) -> None:
+        """Encode the data sets of the data module once, to its folder `features`."""
+        if not isinstance(datamodule, OODDataModule):
+            raise ValueError(f"only an OODDataModule can be encoded, not {type(datamodule).__name__}")
+        datamodule.encode(self, model)
+
+
 class ANTSCommand(LightningCLI):
-    """`test` and `predict`: nothing is trained here."""
+    """`test`, `predict` and `encode`: nothing is trained here."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's own, less those that train."""
-        return {name: skip for name, skip in LightningCLI.subcommands().items() if name in ("test", "predict")}
+        """Lightning's own, less those that train, and `encode`."""
+        skip = LightningCLI.subcommands()
+        return {"test": skip["test"], "predict": skip["predict"], "encode": {"model", "datamodule"}}
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Lightning's, with our progress bar unless it is switched off."""
@@ -29,9 +43,15 @@ class ANTSCommand(LightningCLI):
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line, `sys.argv` unless `args` are given."""
+    words = sys.argv[1:] if args is None else list(args)
+    if words[:1] == ["table"]:
+        table.main(words[1:])
+        return
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
     logging.getLogger("ants_lightning").setLevel(logging.INFO)
+    more = "`ants-lightning table runs/*` shows the results of one run or several; `ants-lightning table --help` tells how."
     ANTSCommand(
         ANTS, L.LightningDataModule, subclass_mode_data=True, seed_everything_default=0, save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [Report()]}, args=None if args is None else list(args),
+        trainer_class=Trainer, trainer_defaults={"callbacks": [Report()]}, parser_kwargs={"epilog": more},
+        args=None if args is None else list(args),
     )  # fmt: skip

@@ -1,12 +1,13 @@
 """`Evidence`: what a stream has shown so far: the negative-image memory bank and running sums."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ants_lightning.mining import mine_negative_images
+from ants_lightning.mining import histogram_threshold, mine_negative_images
 
 Rows = dict[str, Tensor]  # columns side by side: one row an image
 
@@ -24,7 +25,8 @@ def take(rows: Rows, which: Tensor) -> Rows:
 class Evidence:
     """The history of one stream, on the CPU; after a gather it is the same on every rank.
 
-    `history` keeps S_nl of every image (4 bytes each). The bank holds the candidates, S < γ, with these columns:
+    `history` keeps S_nl of every image (4 bytes each), `predicted` how often each ID class was. The bank holds the candidates,
+    S < γ, with these columns:
     `index`, place in the stream; `id_score`, S_nl; `prediction`, ID label; `owner`, the rank that had the image;
     `features` (n, d); `position`, place in the history; `described`, whether the MLLM has answered; `prequential`
     (n, 2), o_ens and o_vsnl from before the image's own sentence, NaN until scored.
@@ -33,10 +35,17 @@ class Evidence:
         dim: d of the features.
         gamma, eta: γ at first (eq. 5), η (eq. 6).
         bank_size: of more candidates those of lowest S stay.
+        threshold: γ* by eq. 6 (`paper`), or by the authors' code (`histogram`): X_neg is then what came with S below the γ* of its
+            time.
+        classes: C.
     """
 
-    def __init__(self, dim: int, gamma: float = 0.9, eta: float = 0.5, bank_size: int = 10_000) -> None:
-        self.gamma, self.eta, self.bank_size = gamma, eta, bank_size
+    def __init__(
+        self, dim: int, gamma: float = 0.9, eta: float = 0.5, bank_size: int = 10_000,
+        threshold: Literal["paper", "histogram"] = "paper", classes: int = 0,
+    ) -> None:  # fmt: skip
+        self.gamma, self.eta, self.bank_size, self.rule = gamma, eta, bank_size, threshold
+        self.predicted = torch.zeros(classes, dtype=torch.long)
         self.threshold, self.n_negative = gamma, 0  # γ* and the size of X_neg
         self.history, self.feature_sum = torch.empty(0), torch.zeros(dim, dtype=torch.float64)
         self.bank: Rows = {}
@@ -44,7 +53,7 @@ class Evidence:
     def add(self, rows: Rows) -> None:
         """Take images that follow those seen, in stream order: the first five columns of the bank."""
         score = rows["id_score"]
-        new = (score < self.gamma).nonzero()[:, 0]
+        new = (score < self.admitted_below).nonzero()[:, 0]
         more = {
             **take(rows, new),
             "position": len(self.history) + new,
@@ -55,12 +64,28 @@ class Evidence:
         self.bank = take(bank, bank["id_score"].sort(stable=True).indices[: self.bank_size].sort().values)
         self.history = torch.cat([self.history, score])
         self.feature_sum = self.feature_sum + rows["features"].double().sum(0)
+        counts = torch.bincount(rows["prediction"], minlength=len(self.predicted))
+        self.predicted = F.pad(self.predicted, (0, len(counts) - len(self.predicted))) + counts
+
+    @property
+    def admitted_below(self) -> float:
+        """S below which an image is a candidate: γ, or γ* where the authors' rule moves it."""
+        return self.threshold if self.rule == "histogram" else self.gamma
 
     def mine(self) -> Tensor:
         """Find X_neg and γ* anew in the whole history (eq. 5 and 6); returns rows of the bank, in stream order."""
+        if self.rule == "histogram":
+            rows = torch.arange(len(self.bank["index"]) if self.bank else 0)
+            self.n_negative = len(rows)
+            return rows
         found, self.threshold = mine_negative_images(self.history, self.gamma, self.eta)
         self.n_negative = len(found)
         return torch.isin(self.bank["position"], found).nonzero()[:, 0] if self.bank else found
+
+    def move_threshold(self) -> None:
+        """γ* of the authors' code, for the images that come from now on."""
+        if self.rule == "histogram":
+            self.threshold = histogram_threshold(self.history, self.eta)
 
     def set_described(self, rows: Tensor) -> None:
         """Note that the MLLM has answered on these rows of the bank."""

@@ -1,16 +1,14 @@
 """Label hygiene: what an MLLM's answer must not be, since a false negative label costs ID accuracy."""
 
-import lzma
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import inflect
 import torch
 from torch import Tensor
 
-WORDNET = Path(__file__).parent / "assets" / "wordnet_nouns.txt.xz"
+from ants_lightning.wordnet import synsets
 
 
 def fold(text: str) -> str:
@@ -29,10 +27,10 @@ def fold(text: str) -> str:
 def synonyms() -> dict[str, list[str]]:
     """WordNet 3.0's synonyms of nouns in their first, most frequent sense, by folded noun (Fellbaum, "WordNet", 1998)."""
     found: dict[str, list[str]] = {}
-    for line in lzma.decompress(WORDNET.read_bytes()).decode().splitlines():
-        nouns = line.split("\t")
-        for noun in nouns[: nouns.index("")] if "" in nouns else nouns:
-            found.setdefault(fold(noun), []).extend(filter(None, nouns))
+    for _, *nouns in synsets("nouns"):
+        meant = [noun for noun in nouns if not noun.startswith("~")]
+        for noun in meant:
+            found.setdefault(fold(noun), []).extend([*meant, *(noun[1:] for noun in nouns if noun.startswith("~"))])
     return found
 
 

@@ -37,18 +37,26 @@ def detection_metrics(scores: Tensor, is_ood: Tensor) -> dict[str, float]:
 
 
 class OODMetrics(Metric):
-    """Accumulates the OOD scores `names` of one stream; exact (nothing is binned), over any number of ranks."""
+    """Accumulates the OOD scores `names` of one stream; exact (nothing is binned), over any number of ranks.
+
+    Args:
+        names: of the scores, in the order of the columns that `update` takes.
+        ood_names: of the OOD sets that the stream mixes: label -1 is an image of the first, -2 of the second and so on, and a
+            label beyond them is a ValueError. Without names any negative label is OOD.
+    """
 
     full_state_update = False
     scores: list[Tensor]
-    is_ood: list[Tensor]
+    ood_set: list[Tensor]
     id_correct: Tensor
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], ood_names: Sequence[str] = ()) -> None:
         super().__init__()
-        self.names = list(names)
+        self.names, self.ood_names = list(names), list(ood_names)
+        if len(set(self.ood_names)) < len(self.ood_names):
+            raise ValueError(f"names of OOD sets must differ, got {self.ood_names}")
         self.add_state("scores", [], dist_reduce_fx="cat")
-        self.add_state("is_ood", [], dist_reduce_fx="cat")
+        self.add_state("ood_set", [], dist_reduce_fx="cat")  # -1 = ID, else the number of the OOD set
         self.add_state("id_correct", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, label: Tensor, prediction: Tensor) -> None:
@@ -56,15 +64,34 @@ class OODMetrics(Metric):
         if scores.shape != (len(label), len(self.names)) or not prediction.shape == label.shape == label.shape[:1]:
             shapes = [tuple(x.shape) for x in (scores, label, prediction)]
             raise ValueError(f"scores (n, {len(self.names)}), label (n,) and prediction (n,) needed, got {shapes}")
+        ood_set = (-1 - label.long()).clamp(min=-1)
+        if self.ood_names and len(label) and int(ood_set.max()) >= len(self.ood_names):
+            raise ValueError(f"label {int(label.min())} with {len(self.ood_names)} OOD sets: {self.ood_names}")
         self.scores.append(scores.double())
-        self.is_ood.append(label < 0)
+        self.ood_set.append(ood_set)
         self.id_correct = self.id_correct + (prediction == label).sum()  # a negative label equals no prediction
 
     def compute(self) -> dict[str, Any]:
-        """`n_id`, `n_ood`, `id_accuracy`, and `scores`: `detection_metrics` by name; ValueError for an empty stream too."""
-        if not len(self.is_ood):
+        """`n_id`, `n_ood`, `id_accuracy`, and `scores`: `detection_metrics` by name; ValueError for an empty stream too.
+
+        With two or more `ood_names` also `sets`: by name `n_ood` and `scores`, all ID images against that OOD set alone; sets
+        of which no image came are left out.
+        """
+        if not len(self.ood_set):
             raise ValueError("the stream was empty")
-        scores, is_ood = dim_zero_cat(self.scores), dim_zero_cat(self.is_ood)
-        by_name = {name: detection_metrics(scores[:, i], is_ood) for i, name in enumerate(self.names)}
+        scores, ood_set = dim_zero_cat(self.scores), dim_zero_cat(self.ood_set)
+        is_ood = ood_set >= 0
+        by_name = self._measure(scores, is_ood)
         n_id, n_ood = int((~is_ood).sum()), int(is_ood.sum())
-        return {"n_id": n_id, "n_ood": n_ood, "id_accuracy": self.id_correct.item() / n_id, "scores": by_name}
+        out = {"n_id": n_id, "n_ood": n_ood, "id_accuracy": self.id_correct.item() / n_id, "scores": by_name}
+        if len(self.ood_names) > 1:
+            counts = ood_set[is_ood].bincount(minlength=len(self.ood_names)).tolist()
+            kept = {i: ~is_ood | (ood_set == i) for i, count in enumerate(counts) if count}
+            out["sets"] = {
+                self.ood_names[i]: {"n_ood": counts[i], "scores": self._measure(scores[keep], is_ood[keep])}
+                for i, keep in kept.items()
+            }
+        return out
+
+    def _measure(self, scores: Tensor, is_ood: Tensor) -> dict[str, dict[str, float]]:
+        return {name: detection_metrics(scores[:, i], is_ood) for i, name in enumerate(self.names)}

@@ -103,3 +103,45 @@ def similar_classes(mean_image_feature: Tensor, id_text: Tensor, ratio: float) -
         raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
     near = id_text.float() @ mean_image_feature.float()
     return near.sort(descending=True, stable=True).indices[: share_of(ratio, len(id_text))]
+
+
+def frequent_classes(counts: Tensor, ratio: float) -> Tensor:
+    """The ID classes predicted most often, in place of eq. 10: V' of the authors' code (40 of 1,000 classes: δ = 0.04).
+
+    Args:
+        counts: how often each class was predicted, `(C,)`.
+        ratio: δ in (0, 1].
+
+    Returns:
+        Class indices, at most `⌈δC⌉`, int64, most frequent first; those never predicted are left out.
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
+    found = counts.sort(descending=True, stable=True).indices[: share_of(ratio, len(counts))]
+    return found[counts[found] > 0]
+
+
+def histogram_threshold(id_scores: Tensor, eta: float) -> float:
+    """γ* of the authors' code, in place of eq. 6: the η-percentile of the scores below an edge of their histogram.
+
+    The edge is where the numbers of scores in two neighbouring bins, of ten 0.1 wide, differ most (the first such); ValueError
+    for scores outside [0, 1] or η out of range.
+
+    Args:
+        id_scores: S_nl of the history, `(n,)` in [0, 1].
+        eta: η in (0, 1].
+
+    Returns:
+        γ* (linear interpolation); the edge itself where no score is below it.
+
+    Example:
+        >>> round(histogram_threshold(torch.tensor([0.05, 0.15, 0.25, 0.95, 0.95, 0.95, 0.95]), eta=0.5), 6)
+        0.15
+    """
+    check_scores("id_scores", id_scores)
+    if not 0 < eta <= 1:
+        raise ValueError(f"eta must lie in (0, 1], got {eta}")
+    counts = torch.histc(id_scores.float(), bins=10, min=0, max=1)
+    edge = (int(counts.diff().abs().argmax()) + 1) / 10
+    below = id_scores[id_scores < edge].double()
+    return float(below.quantile(eta)) if len(below) else edge

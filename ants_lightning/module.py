@@ -1,6 +1,6 @@
 """`ANTS`: the LightningModule that scores a stream against the ID and the negative text spaces."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ants_lightning import wordnet
+from ants_lightning.baselines.base import Baseline, Seen
 from ants_lightning.data.batches import test_loaders, unpack_batch
 from ants_lightning.metrics import OODMetrics
 from ants_lightning.mining import count_of, mine_negative_labels
 from ants_lightning.scoring import check_features, margins, mcm_from_logits
 from ants_lightning.text_space import TextEncoder, TextSpace
-
-SCORES = ("mcm", "neglabel", "ens", "vsnl", "ants")
+from ants_lightning.towers import encode_with_patches, gives_patches
 
 
 class ANTS(L.LightningModule):
@@ -30,7 +31,7 @@ class ANTS(L.LightningModule):
         model: an open_clip model name, or `local-dir:<folder>` or `hf-hub:<repo>`.
         pretrained: open_clip's tag for the weights, or a file; None: random weights (not used with a schema).
         class_names: ID class names; None: the data module's `class_names`.
-        nouns: candidates for negative labels, or a text file with one a line.
+        nouns: candidates for negative labels, or a text file with one a line, or `wordnet`: those of WordNet 3.0.
         adjectives: likewise.
         keep: which share of the nouns and of the adjectives (float), or how many of each (int), become N_nl.
         percentile: of NegMining.
@@ -43,6 +44,10 @@ class ANTS(L.LightningModule):
         num_groups: G of the NegLabel and ENS spaces.
         vsnl_groups: G of the VSNL space (some hundred labels: one group).
         text_batch_size: texts per forward of the text tower.
+        baselines: scores of other papers, more columns of the table (`ants_lightning.baselines`).
+        label_bank: folder with the `labels.txt` of an earlier run (`TextSpace.save`), people's edits included: these texts are
+            N_nl, and nothing is mined.
+        text_cache: folder where text features are kept from one run to the next; None: they are not.
     """
 
     def __init__(
@@ -52,7 +57,8 @@ class ANTS(L.LightningModule):
         id_prompt: str = "The nice {}.", noun_prompt: str = "The nice {}.", adjective_prompt: str = "This is a {} photo.",
         sentence_prompt: str = "{}",
         temperature: float = 0.01, mcm_temperature: float = 1.0, num_groups: int = 100, vsnl_groups: int = 1,
-        text_batch_size: int = 256,
+        text_batch_size: int = 256, baselines: list[Baseline] | None = None, label_bank: str | None = None,
+        text_cache: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         prompts = {"id": id_prompt, "noun": noun_prompt, "adjective": adjective_prompt, "sentence": sentence_prompt}
@@ -65,10 +71,11 @@ class ANTS(L.LightningModule):
         count_of(keep, 1)
         if class_names is not None:
             class_names = _checked_class_names(class_names)
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["baselines"])
         clip, _, self.preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained)
         self.clip: Any = clip.requires_grad_(False).eval()
-        self.encoder = TextEncoder(self.clip, open_clip.get_tokenizer(model), text_batch_size)
+        self.encoder = TextEncoder(self.clip, open_clip.get_tokenizer(model), text_batch_size, cache_dir=text_cache)
+        self.baselines: nn.ModuleDict = nn.ModuleDict(self._by_name(baselines or []))
         self.class_names: list[str] = []
         dim = self.encoder(["a"]).shape[1]
         self.id_text: Tensor
@@ -76,10 +83,22 @@ class ANTS(L.LightningModule):
         self.neglabel, self.ens = TextSpace(dim, num_groups), TextSpace(dim, num_groups)
         self.vsnl = TextSpace(dim, vsnl_groups)
         self.weight = 0.5  # λ
+        self.shaped = True  # whether there are ENS and VSNL spaces to score with
         self.metrics = nn.ModuleDict()
         self.groups: dict[str, str] = {}  # this and the next three by stream
         self.adaptation, self.results = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
         self.refused: dict[str, str] = {}
+
+    def _by_name(self, baselines: Sequence[Baseline]) -> dict[str, Baseline]:
+        taken = {"mcm", "neglabel", "ens", "vsnl", "ants"}
+        for baseline in baselines:
+            if baseline.name in taken:
+                raise ValueError(f"two scores with the name {baseline.name!r}")
+            if baseline.needs_patches and not gives_patches(self.clip.visual):
+                raise ValueError(f"{baseline.name} needs patch features, and {type(self.clip.visual).__name__} gives none")
+            taken.add(baseline.name)
+        self._with_patches = any(baseline.needs_patches for baseline in baselines)
+        return {baseline.name: baseline for baseline in baselines}
 
     def setup(self, stage: str) -> None:
         """Check the names and the words before anything runs."""
@@ -87,16 +106,26 @@ class ANTS(L.LightningModule):
         if names is None:  # with names of its own the module needs no trainer
             names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         self.class_names = _checked_class_names(names)
-        self._nouns = _words("nouns", self.hparams["nouns"])
-        self._adjectives = _words("adjectives", self.hparams["adjectives"])
+        self.nouns = _words("nouns", self.hparams["nouns"], wordnet.nouns)
+        self.adjectives = _words("adjectives", self.hparams["adjectives"], wordnet.adjectives)
+        if not (self.nouns or self.adjectives or self.hparams["label_bank"]):
+            for name, baseline in self.baselines.items():
+                if baseline.needs_negatives:
+                    raise ValueError(f"{name} needs negative labels: give ANTS nouns, adjectives or a label_bank")
 
     def prepare(self) -> None:
         """Encode the class names and mine the negative labels, on the module's device; called when a run starts."""
         h: Any = self.hparams
         self.id_text = self.encoder([h.id_prompt.format(name) for name in self.class_names])
-        texts = [*self._mine(self._nouns, h.noun_prompt), *self._mine(self._adjectives, h.adjective_prompt)]
-        if texts:
-            self.neglabel.replace(texts, self.encoder(texts))
+        if h.label_bank:
+            self.neglabel.load(Path(h.label_bank), "labels", self.encoder)
+        else:
+            texts = [*self._mine(self.nouns, h.noun_prompt), *self._mine(self.adjectives, h.adjective_prompt)]
+            if texts:
+                self.neglabel.replace(texts, self.encoder(texts))
+        for baseline in self.baselines.values():
+            baseline.prepare(self)  # type: ignore[operator]
+        self.encoder.flush()
         self.reset_spaces()
 
     def _mine(self, words: list[str], prompt: str) -> list[str]:
@@ -112,18 +141,20 @@ class ANTS(L.LightningModule):
         self.prepare()
         groups = getattr(self.trainer.datamodule, "groups", None) or {}  # type: ignore[attr-defined]
         self.groups = {name: groups.get(name, "ood") for name in test_loaders(self.trainer)}
-        scores = SCORES if len(self.neglabel) else SCORES[:1]
-        self.metrics = nn.ModuleDict({f"stream_{i}": OODMetrics(scores) for i in range(len(self.groups))})
+        kinds = [getattr(loader.dataset, "ood_names", ()) for loader in test_loaders(self.trainer).values()]
+        self.metrics = nn.ModuleDict({f"stream_{i}": OODMetrics(self.score_names(), names) for i, names in enumerate(kinds)})
         self.metrics.to(self.device)
         self.adaptation, self.results, self.refused = {}, {}, {}
 
     on_predict_start = prepare
 
     def reset_spaces(self) -> None:
-        """Forget what the stream taught: empty ENS and VSNL spaces, λ = 0.5."""
+        """Forget what the stream taught: empty ENS and VSNL spaces, λ = 0.5, baselines as at first."""
         self.ens.clear()
         self.vsnl.clear()
         self.weight = 0.5
+        for baseline in self.baselines.values():
+            baseline.reset()  # type: ignore[operator]
         self.spaces_changed()
 
     def spaces_changed(self) -> None:
@@ -132,6 +163,12 @@ class ANTS(L.LightningModule):
         self._stacked = torch.cat([self.id_text, *(space.grouped() for space in spaces)]).to(self.device)
         self._sizes = [len(self.id_text), *map(len, spaces)]
 
+    def score_names(self) -> list[str]:
+        """The columns of the table, in order."""
+        if not len(self.neglabel):
+            return ["mcm", *self.baselines]
+        return ["mcm", "neglabel", *self.baselines, *(("ens", "vsnl", "ants") if self.shaped else ())]
+
     def forward(self, images: Tensor) -> dict[str, Any]:
         """Score preprocessed images `(n, 3, h, w)`; NaN or Inf features are a ValueError.
 
@@ -139,38 +176,66 @@ class ANTS(L.LightningModule):
             `features` `(n, d)`, L2-normalised, float32; `prediction` `(n,)`, ID labels; `scores`, OOD scores `(n,)` by
             name, larger = more OOD; `id_score`, S_nl `(n,)` (absent without negative labels, as all scores but MCM).
         """
-        with torch.no_grad():
-            features = F.normalize(self.clip.encode_image(images).float(), dim=1)
-        check_features("image_features", features)
-        return {"features": features, **self.score(features)}
+        return self.score(*self.encode(images))
 
-    def score(self, features: Tensor) -> dict[str, Any]:
-        """`forward` from features `(n, d)` on: one matmul against all spaces."""
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features `(n, d)` and, where a baseline needs them, patch features `(n, p, d)`; L2-normalised, float32."""
+        if not self._with_patches:
+            return F.normalize(self.clip.encode_image(images).float(), dim=1), None
+        features, patches = encode_with_patches(self.clip.visual, images)
+        return F.normalize(features.float(), dim=1), F.normalize(patches.float(), dim=2)
+
+    def score(self, features: Tensor, patches: Tensor | None = None) -> dict[str, Any]:
+        """`forward` from features `(n, d)` on: one matmul against all spaces, and the baselines."""
+        out, seen = self._compare(features, patches)
+        if self.baselines:
+            with torch.autocast(features.device.type, enabled=False):
+                scores = out["scores"] | {name: baseline(seen) for name, baseline in self.baselines.items()}
+            out["scores"] = {name: scores[name] for name in self.score_names()}
+        return out
+
+    def score_spaces(self, features: Tensor) -> dict[str, Any]:
+        """`score` without the baselines."""
+        return self._compare(features, None)[0]
+
+    def _compare(self, features: Tensor, patches: Tensor | None) -> tuple[dict[str, Any], Seen]:
+        check_features("image_features", features)
         with torch.autocast(features.device.type, enabled=False):
             cosines = features @ self._stacked.T
             id_cos, *negatives = cosines.split(self._sizes, dim=1)
             tau = self.hparams["temperature"]
             scores = {"mcm": mcm_from_logits(id_cos / self.hparams["mcm_temperature"])}
-            out = {"prediction": id_cos.argmax(1), "scores": scores}
-            if not len(self.neglabel):
-                return out
-            odds = margins(id_cos / tau, negatives[0] / tau, self.neglabel.num_groups)
-            out["id_score"] = (-odds).sigmoid().mean(1)
-            scores["neglabel"] = scores["ens"] = scores["vsnl"] = odds.sigmoid().mean(1)
-            for name, space, cosine in (("ens", self.ens, negatives[1]), ("vsnl", self.vsnl, negatives[2])):
-                if len(space):
-                    scores[name] = margins(id_cos / tau, cosine / tau, space.num_groups).sigmoid().mean(1)
-            scores["ants"] = self.weight * scores["ens"] + (1 - self.weight) * scores["vsnl"]  # eq. 13
-        return out
+            out = {"features": features, "prediction": id_cos.argmax(1), "scores": scores}
+            if len(self.neglabel):
+                odds = margins(id_cos / tau, negatives[0] / tau, self.neglabel.num_groups)
+                out["id_score"] = (-odds).sigmoid().mean(1)
+                scores["neglabel"] = odds.sigmoid().mean(1)
+            if len(self.neglabel) and self.shaped:
+                scores["ens"] = scores["vsnl"] = scores["neglabel"]
+                for name, space, cosine in (("ens", self.ens, negatives[1]), ("vsnl", self.vsnl, negatives[2])):
+                    if len(space):
+                        scores[name] = margins(id_cos / tau, cosine / tau, space.num_groups).sigmoid().mean(1)
+                scores["ants"] = self.weight * scores["ens"] + (1 - self.weight) * scores["vsnl"]  # eq. 13
+        return out, Seen(features, id_cos, negatives[0], patches)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Score a batch; the outputs are what `NegativeMemory` and the metrics take."""
-        image, label, index = unpack_batch(batch)
+        x, label, index = unpack_batch(batch)
         if label is None:
             raise ValueError("a test batch needs labels (negative = OOD); for unlabelled images use trainer.predict")
         if len(label) and int(label.max()) >= len(self.class_names):
             raise ValueError(f"label {int(label.max())} with {len(self.class_names)} class names")
-        return {**self(image), "label": label, "index": index}
+        return {**self._look(x), "label": label, "index": index}
+
+    def _look(self, x: Tensor) -> dict[str, Any]:
+        """`forward`, or `score` where a batch holds features `(n, d)` in place of images."""
+        if x.ndim == 4:
+            return self(x)
+        if self._with_patches:
+            names = [name for name, baseline in self.baselines.items() if baseline.needs_patches]
+            raise ValueError(f"features alone hold no patches: {', '.join(names)} needs images")
+        return self.score(x.float())
 
     def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Update the stream's metrics: after the callbacks, so that `score_after_refresh` can score once more."""
@@ -179,8 +244,8 @@ class ANTS(L.LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """`forward` of a batch, with `class_name`s and the `index` where the batch has one; labels are not needed."""
-        image, _, index = unpack_batch(batch)
-        out = self(image)
+        x, _, index = unpack_batch(batch)
+        out = self._look(x)
         return {**out, "class_name": [self.class_names[i] for i in out["prediction"].tolist()], "index": index}
 
     def on_test_epoch_end(self) -> None:
@@ -198,7 +263,8 @@ class ANTS(L.LightningModule):
                 self.log(f"test/{group}/{stream}/{key}", float(value), add_dataloader_idx=False, rank_zero_only=True)
 
     def on_test_end(self) -> None:
-        """Only now, with the good streams reported, refuse those that could not be measured."""
+        """Keep text features; only now, with the good streams reported, refuse those that could not be measured."""
+        self.encoder.flush()
         if self.refused:
             raise ValueError("; ".join(f"stream {name!r}: {why}" for name, why in self.refused.items()))
 
@@ -212,9 +278,11 @@ def _checked_class_names(names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
-def _words(name: str, words: Sequence[str] | str) -> list[str]:
+def _words(name: str, words: Sequence[str] | str, of_wordnet: Callable[[], list[str]]) -> list[str]:
+    if words == "wordnet":
+        return of_wordnet()
     if not isinstance(words, str):
         return list(words)
     if not Path(words).is_file():
-        raise ValueError(f"{name}: no such file: {words!r} (one word a line, UTF-8)")
+        raise ValueError(f"{name}: no such file: {words!r} (one word a line, UTF-8; or `wordnet`)")
     return [line.strip() for line in Path(words).read_text("utf-8").splitlines() if line.strip()]

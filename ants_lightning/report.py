@@ -9,9 +9,13 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
-from rich.table import Table
+from safetensors.torch import save_file
 
+from ants_lightning.data.batches import test_loaders
+from ants_lightning.memory import NegativeMemory
 from ants_lightning.module import ANTS
+from ants_lightning.summary import summarise
+from ants_lightning.table import build_table
 
 NO_ADAPTATION = {
     **dict.fromkeys(("lambda", "lambda_paper", "lambda_prequential"), 0.5), "gamma": 0.0, "mllm_seconds": 0.0,
@@ -19,7 +23,10 @@ NO_ADAPTATION = {
 }  # fmt: skip
 
 
-def build_results(streams: dict[str, dict[str, Any]], seed: int | None) -> dict[str, Any]:
+def build_results(
+    streams: dict[str, dict[str, Any]], seed: int | None, benchmark: str | None = None, model: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The content of `results.json` from `ANTS.results`, as fractions; groups are means over their streams."""
     packages = ("ants-lightning", "torch", "lightning", "open_clip_torch", "transformers", "bitsandbytes")
     groups: dict[str, Any] = {}
@@ -31,56 +38,63 @@ def build_results(streams: dict[str, dict[str, Any]], seed: int | None) -> dict[
         }
     return {
         "versions": {name.replace("-", "_"): version(name) for name in packages},
-        "seed": seed,
+        "seed": seed, "benchmark": benchmark, "model": model or {}, "settings": settings or {},
         "streams": {name: {**NO_ADAPTATION, **stream} for name, stream in streams.items()},
         "groups": groups,
-    }
+    }  # fmt: skip
 
 
-def build_table(results: dict[str, Any]) -> Table:
-    """Scores × streams: AUROC and both FPR95, in percent, the best of each column in bold; below, the adaptation."""
-    streams = results["streams"]
-    notes = [
-        f"{name}: ID accuracy {100 * s['id_accuracy']:.1f} %, λ {s['lambda']:.2f} (paper {s['lambda_paper']:.2f}, "
-        f"prequential {s['lambda_prequential']:.2f}), γ {s['gamma']:.3f}, {s['n_negative_images']} negative images, "
-        f"{s['n_ens']} ENS, {s['n_vsnl']} VSNL, {s['n_dropped']} dropped; MLLM: {s['mllm_calls']} asked, "
-        f"{s['mllm_recalled']} recalled, {s['mllm_failures']} failed, {s['mllm_seconds']:.1f} s"
-        for name, s in streams.items()
-    ]
-    table = Table(title="AUROC / FPR95 / FPR95 of OpenOOD, %", caption="\n".join(notes), caption_justify="left")
-    table.add_column("score")
-    for name, stream in streams.items():
-        table.add_column(f"{name} ({stream['group']})", justify="right", no_wrap=True)
-    for score in next(iter(streams.values()))["scores"]:
-        table.add_row(score, *(_cell(stream["scores"], score) for stream in streams.values()))
-    return table
+def settings_of(model: ANTS, memory: NegativeMemory | None) -> dict[str, Any]:
+    """All plain settings of a run, by part; of a list (class names, words) how long it is."""
+    parts = {"model": dict(model.hparams), **({"memory": memory.settings} if memory else {})}
+    for name, baseline in model.baselines.items():
+        parts[name] = {k: v for k, v in vars(baseline).items() if k[0] != "_" and k != "training"}
+    return {part: {name: _plain(value) for name, value in of.items() if _is_plain(value)} for part, of in parts.items()}
 
 
-def _cell(scores: dict[str, dict[str, float]], score: str) -> str:
-    shown = []
-    for metric, best in (("auroc", max), ("fpr95", min), ("fpr95_openood", min)):
-        bold = scores[score][metric] == best(others[metric] for others in scores.values())
-        shown.append(f"{'[bold]' * bold}{100 * scores[score][metric]:.1f}{'[/bold]' * bold}")
-    return " / ".join(shown)
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | list | tuple | None)
+
+
+def _plain(value: Any) -> Any:
+    return len(value) if isinstance(value, list | tuple) else value
 
 
 class Report(L.Callback):
-    """Writes `results.json` to `trainer.default_root_dir` and prints the table, on rank 0, at the end of a test run."""
+    """At the end of a test run, on rank 0: shows the table, and writes to `trainer.default_root_dir`.
+
+    `results.json`; `labels.txt` and `labels.safetensors`, the negative labels that were used, to read, edit, share and use again
+    (`ANTS(label_bank=…)`); `order.safetensors`, which image of its sets each place of a stream held.
+    """
 
     def __init__(self) -> None:
         self.results: dict[str, Any] = {}
 
     @rank_zero_only
     def on_test_end(self, trainer: L.Trainer, pl_module: ANTS) -> None:  # type: ignore[override]
-        """Write and print what was measured."""
+        """Write and show what was measured."""
         if not pl_module.results:
             return
-        self.results = build_results(pl_module.results, getattr(trainer.datamodule, "seed", None))  # type: ignore[attr-defined]
-        path = Path(trainer.default_root_dir) / "results.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        data, root = trainer.datamodule, Path(trainer.default_root_dir)  # type: ignore[attr-defined]
+        root.mkdir(parents=True, exist_ok=True)
+        name = pl_module.hparams["model"]
+        sets = {name: loader.dataset for name, loader in test_loaders(trainer).items() if hasattr(loader.dataset, "description")}
+        memory = next((c for c in trainer.callbacks if isinstance(c, NegativeMemory)), None)  # type: ignore[attr-defined]
+        self.results = build_results(
+            {stream: {**result, **({"stream": sets[stream].description()} if stream in sets else {})}
+             for stream, result in pl_module.results.items()},
+            getattr(data, "seed", None), getattr(data, "benchmark", None),
+            {"name": name, "pretrained": None if ":" in name else pl_module.hparams["pretrained"]}, settings_of(pl_module, memory),
+        )  # fmt: skip
+        if sets:
+            save_file({name: dataset.order for name, dataset in sets.items()}, root / "order.safetensors")
+        if len(pl_module.neglabel):
+            pl_module.neglabel.save(root, "labels", pl_module.encoder)
+        path = root / "results.json"
         path.write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8")
         console = Console()
-        console.print(build_table(self.results))
+        for summary in summarise([self.results]):
+            console.print(build_table(summary, width=console.width))
         console.print(f"results: {path}", soft_wrap=True, markup=False)
 
 

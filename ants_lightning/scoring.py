@@ -136,6 +136,26 @@ def adaptive_weight(ood_ens: Tensor, ood_vsnl: Tensor) -> float:
     return ens / (ens + vsnl) if ens + vsnl > 0 else 0.5
 
 
+def balanced_scores(image_features: Tensor, id_text: Tensor, ens: Tensor, vsnl: Tensor, temperature: float = 0.01) -> Tensor:
+    """The scores that the authors' code averages to λ: as many negatives in a group as there are classes, VSNL labels ten times.
+
+    Errors as `ood_score`.
+
+    Args:
+        image_features: v, `(n, d)`, L2-normalised.
+        id_text: t, `(C, d)`, L2-normalised.
+        ens: texts of the ENS queue `(m, d)`, oldest first.
+        vsnl: VSNL labels `(k, d)`.
+        temperature: τ > 0.
+
+    Returns:
+        o_ens and o_vsnl, `(n, 2)` in [0, 1], float32.
+    """
+    spaces = (ens, vsnl.repeat(10, 1))
+    columns = [ood_score(image_features, id_text, s, temperature, max(1, len(s) // len(id_text))) for s in spaces]
+    return torch.stack(columns, 1)
+
+
 def check_scores(name: str, scores: Tensor) -> None:
     """Refuse scores outside [0, 1], NaN among them; the error names the first."""
     bad = ~((scores >= 0) & (scores <= 1))

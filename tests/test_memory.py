@@ -39,10 +39,12 @@ def test_each_image_and_each_class_of_a_stream_is_asked_for_once(run, small_demo
 
 def test_results_follow_the_contract(run):
     _, _, results = run()
-    assert set(results) == {"versions", "seed", "streams", "groups"} and results["seed"] == 7
+    assert set(results) == {"versions", "seed", "benchmark", "model", "settings", "streams", "groups"} and results["seed"] == 7
+    assert results["model"] == {"name": demo.CLIP, "pretrained": None} and results["benchmark"] is None
+    assert results["settings"]["memory"]["eta"] == 0.5 and results["settings"]["model"]["nouns"] == len(demo.WORDS["nouns"])
     keys = {
         "group", "n_id", "n_ood", "id_accuracy", "lambda", "lambda_paper", "lambda_prequential", "gamma", "n_negative_images",
-        "n_ens", "n_vsnl", "n_dropped", "mllm_calls", "mllm_recalled", "mllm_failures", "mllm_seconds", "scores",
+        "n_ens", "n_vsnl", "n_dropped", "mllm_calls", "mllm_recalled", "mllm_failures", "mllm_seconds", "scores", "stream",
     }  # fmt: skip
     for stream in results["streams"].values():
         assert set(stream) == keys and (stream["n_id"], stream["n_ood"], stream["mllm_failures"]) == (64, 64, 0)

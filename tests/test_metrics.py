@@ -40,12 +40,17 @@ SCORES = {
     "mostly saturated": lambda s: (s * 40).sigmoid(),
     "all equal": lambda s: torch.zeros_like(s),
     "infinite at the ends": lambda s: torch.where(s > 2, torch.inf, torch.where(s < -1, -torch.inf, s)),
-    "double": lambda s: s.double() * 1e-12 + 1,
+    "apart by less than float32 tells": lambda s: s.double() * 1e-12 + 1,
+    "exactly 0 or 1 but for a few": lambda s: (s * 40).clamp(0, 1),
+    "exactly 0 or 1": lambda s: (s > 0.5).float(),
 }
 
 
+SIZES = [(300, 300), (400, 20), (20, 400), (37, 53), (1, 1), (1, 30), (30, 1), (3_000, 3), (3, 3_000)]
+
+
 @pytest.mark.parametrize("kind", SCORES)
-@pytest.mark.parametrize(("n_id", "n_ood"), [(300, 300), (400, 20), (20, 400), (37, 53), (1, 1), (1, 30), (30, 1)])
+@pytest.mark.parametrize(("n_id", "n_ood"), SIZES)
 def test_metrics_are_those_of_sklearn(kind, n_id, n_ood):
     scores, is_ood = stream(n_id, n_ood, seed=n_id)
     scores = SCORES[kind](scores)
@@ -167,3 +172,71 @@ def test_shapes_that_do_not_fit_are_named_and_not_taken(scores, label, predictio
     with pytest.raises(ValueError, match=rf"scores \(n, 2\).*{scores[0]}"):
         metric.update(torch.rand(scores), torch.zeros(label).long(), torch.zeros(prediction).long())
     assert metric.compute() == filled([example()]).compute()
+
+
+SETS = ["near", "texts [b]", "far"]
+
+
+def mixture(n=240, absent=()):
+    """ID, and the OOD sets 0, 1, 2 with unlike scores, in a mixed order."""
+    generator = torch.Generator().manual_seed(3)
+    label = torch.randint(-3, 4, (n,), generator=generator)
+    for ood_set in absent:
+        label[label == -1 - ood_set] = 0
+    scores = torch.randn(n, 2, generator=generator) - 0.7 * label.clamp(max=0)[:, None]
+    return scores, label, torch.randint(4, (n,), generator=generator)
+
+
+def test_each_ood_set_of_a_stream_is_measured_against_all_id_images():
+    scores, label, prediction = mixture()
+    metric = OODMetrics("ab", SETS)
+    for part in zip(*(x.split(50) for x in (scores, label, prediction)), strict=True):
+        metric.update(*part)
+    found = metric.compute()
+    sets = found.pop("sets")
+    assert found == filled([(scores, label, prediction)]).compute()  # which is all that is told without names
+    assert list(sets) == SETS
+    for number, (name, of) in enumerate(sets.items()):
+        rows = [i for i, y in enumerate(label.tolist()) if y >= 0 or y == -1 - number]
+        assert of["n_ood"] == label.tolist().count(-1 - number)
+        for i, score in enumerate("ab"):
+            assert of["scores"][score] == pytest.approx(reference(scores[rows, i], label[rows] < 0), abs=2e-6), (name, score)
+
+
+def test_ood_sets_by_hand():
+    label = torch.tensor([0, 0, -1, -1, -2])  # ID at 1 and 2; set a at 3 and 1.5: 3 of 4 pairs are in order; set b at 0: none is
+    metric = OODMetrics(["s"], ["a", "b"])
+    metric.update(torch.tensor([1, 2, 3, 1.5, 0])[:, None], label, label)
+    found = metric.compute()
+    auroc = {name: (of["n_ood"], of["scores"]["s"]["auroc"]) for name, of in found["sets"].items()}
+    assert auroc == {"a": (2, 0.75), "b": (1, 0.0)}
+    assert (found["n_ood"], found["scores"]["s"]["auroc"]) == (3, 0.5)
+
+
+@pytest.mark.parametrize(("absent", "left"), [([1], ["near", "far"]), ([0], SETS[1:]), ([1, 2], ["near"])])
+def test_an_ood_set_of_which_no_image_came_is_left_out(absent, left):
+    metric = OODMetrics("ab", SETS)
+    metric.update(*mixture(absent=absent))
+    assert list(metric.compute()["sets"]) == left
+
+
+def test_one_ood_set_is_the_stream():
+    scores, label, prediction = example()
+    metric = OODMetrics("ab", ["one"])
+    metric.update(scores, label, prediction)
+    assert metric.compute() == filled([(scores, label, prediction)]).compute()
+
+
+@pytest.mark.parametrize(("names", "label"), [(SETS, -4), (SETS[:2], -3), (["one"], -2)])
+def test_a_label_beyond_the_ood_sets_is_named_and_not_taken(names, label):
+    metric = OODMetrics(["a"], names)
+    metric.update(torch.tensor([[0.0], [1.0]]), torch.tensor([0, -1]), torch.tensor([0, 0]))
+    with pytest.raises(ValueError, match=f"label {label} with {len(names)} OOD sets.*{names[0]}"):
+        metric.update(torch.rand(2, 1), torch.tensor([-1, label]), torch.zeros(2).long())
+    metric.update(torch.rand(0, 1), torch.empty(0).long(), torch.empty(0).long())
+    assert metric.compute()["n_ood"] == 1
+
+
+def test_ood_sets_of_the_same_name_are_an_error():
+    with pytest.raises(ValueError, match=r"must differ.*'a', 'a'"):
+        OODMetrics(["s"], ["a", "a"])

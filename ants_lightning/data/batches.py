@@ -9,24 +9,25 @@ from torch import Tensor
 
 
 def unpack_batch(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Image `(n, 3, h, w)`, label `(n,)` and index `(n,)` of a batch; the last two int64 or None.
+    """Images `(n, 3, h, w)`, label `(n,)` and index `(n,)` of a batch; the last two int64 or None.
 
     A batch is `(image, label)`, `(image, label, index)`, a mapping with `image` and optionally `label` and `index`, or
-    (for prediction) the bare images. A negative label is OOD. Anything else is a ValueError.
+    (for prediction) the bare images. In a mapping `features` `(n, d)` of the images may stand in their place. A negative label is
+    OOD. Anything else is a ValueError.
     """
     if isinstance(batch, Tensor):
         parts: list[Any] = [batch, None, None]
-    elif isinstance(batch, Mapping) and "image" in batch:
-        parts = [batch["image"], batch.get("label"), batch.get("index")]
+    elif isinstance(batch, Mapping) and ("image" in batch or "features" in batch):
+        parts = [batch.get("image", batch.get("features")), batch.get("label"), batch.get("index")]
     elif isinstance(batch, Sequence) and 1 <= len(batch) <= 3:
         parts = [*batch, None, None][:3]
     else:
         what = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
         raise ValueError(f"a batch must be (image, label[, index]) or a dict with 'image' and 'label', got {what}")
-    image = parts[0]
-    if not isinstance(image, Tensor) or image.ndim != 4:
+    image, encoded = parts[0], isinstance(batch, Mapping) and "image" not in batch
+    if not isinstance(image, Tensor) or image.ndim != (2 if encoded else 4):
         shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(f"images must be a tensor (n, 3, h, w), got {shape}")
+        raise ValueError(f"{'features must be a tensor (n, d)' if encoded else 'images must be a tensor (n, 3, h, w)'}, got {shape}")
     columns: list[Tensor | None] = []
     for name, x in zip(("label", "index"), parts[1:], strict=True):
         try:

@@ -1,82 +1,211 @@
-"""Mixed, seeded streams of an ID and an OOD set, and the data module that serves them."""
+"""Seeded streams of an ID and one or more OOD sets, and the data module that serves them."""
 
-from collections.abc import Callable
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from ants_lightning.data.class_names import read_class_names
+
+ORDERS = ("mixed", "id_first", "blocks")
+
+
+def apportion(total: int, weights: Sequence[int]) -> list[int]:
+    """Split `total` in proportion to `weights`, by largest remainders (ties: the first); exact in sum.
+
+    No part exceeds its weight where `total` does not exceed their sum.
+
+    >>> apportion(10, [30, 20, 11])
+    [5, 3, 2]
+    """
+    parts = [divmod(total * weight, sum(weights)) for weight in weights]
+    by_rest = sorted(range(len(parts)), key=lambda i: -parts[i][1])
+    extra = set(by_rest[: total - sum(whole for whole, _ in parts)])
+    return [whole + (i in extra) for i, (whole, _) in enumerate(parts)]
+
+
+def stream_counts(available: Sequence[int], ood_share: float | None = None, size: int | None = None) -> list[int]:
+    """How many images a stream takes of each set, ID first, of those `available`.
+
+    Args:
+        available: images of the ID set and of each OOD set.
+        ood_share: share of OOD images in (0, 1), reached by leaving out images of the side that is too many; None: as it is.
+        size: images in all; ID, OOD and each OOD set keep their proportions to the nearest image. None: all.
+
+    A share or size that cannot be, or that leaves no image of a set, is a ValueError.
+    """
+    n_id, n_ood = available[0], sum(available[1:])
+    if not n_id or not n_ood:
+        raise ValueError(f"a stream needs ID and OOD images, got {n_id} and {n_ood}")
+    sides = [n_id, n_ood]
+    if ood_share is not None:
+        if not 0 < ood_share < 1:
+            raise ValueError(f"ood_share must be between 0 and 1, got {ood_share}")
+        sides = [min(n_id, round(n_ood * (1 - ood_share) / ood_share)), min(n_ood, round(n_id * ood_share / (1 - ood_share)))]
+    if size is not None:
+        if not 2 <= size <= sum(sides):
+            raise ValueError(f"size must be between 2 and the {sum(sides)} images ({sides[0]} ID, {sides[1]} OOD), got {size}")
+        sides = apportion(size, sides)
+    counts = [sides[0], *apportion(sides[1], available[1:])]
+    if 0 in counts:
+        raise ValueError(f"ood_share={ood_share} and size={size} of {list(available)} images leave {counts} of the sets, ID first")
+    return counts
+
+
+def stream_order(available: Sequence[int], counts: Sequence[int], order: str = "mixed", seed: int = 0) -> Tensor:
+    """Places of a stream `(Σ counts,)`, int64, in the concatenation of sets of `available` images, ID first.
+
+    `mixed`: a seeded permutation. `id_first`: its ID images, then its OOD images. `blocks`: OOD sets one after another; ID
+    images are spread at random over the blocks, in proportion to their OOD images. The same `seed` and `counts` choose the
+    same images in every order. With nothing left out `mixed` is `torch.randperm(Σ counts)` of the seed.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randperm(sum(counts), generator=generator)  # drawn first, so that it does not depend on what is left out
+    chosen = [torch.randperm(n, generator=generator)[:count].sort().values for n, count in zip(available, counts, strict=True)]
+    starts = [0, *accumulate(available)]
+    places = torch.cat([places + start for places, start in zip(chosen, starts[:-1], strict=True)])[mix]
+    which = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))[mix]  # 0: ID, k: the k-th OOD set
+    if order == "mixed":
+        return places
+    block = (which > 0).long() if order == "id_first" else which - 1
+    if order == "blocks":
+        share = torch.tensor(apportion(counts[0], counts[1:]))
+        block[which == 0] = torch.arange(len(share)).repeat_interleave(share)[torch.randperm(counts[0], generator=generator)]
+    return places[block.argsort(stable=True)]
 
 
 class MixedStream(Dataset):
-    """An ID set mixed with an OOD set, in a seeded order that belongs to the data set; refuses an empty set.
+    """An ID set mixed with one or more OOD sets, in a seeded order that belongs to the data set.
+
+    Labels are those of the ID set (negative ones are refused), and -1, -2, … for the OOD sets in the order of `ood_names`.
+    `sets` are the data sets, ID first; `order` (n,) are places in their concatenation.
 
     Args:
         id_set: map-style data set of `(PIL image, label)`, label in 0…C-1.
-        ood_set: the same; its labels are not looked at.
+        ood_sets: the same, or several by name; their labels are not looked at.
         transform: from a PIL image to the tensor that the model takes.
-        seed: of the order.
+        seed: of the order and of what is left out.
+        order: `mixed`, `id_first` or `blocks`: see `stream_order`.
+        ood_share: share of OOD images, and
+        size: number of images: see `stream_counts`.
     """
 
-    def __init__(self, id_set: Dataset, ood_set: Dataset, transform: Callable[[Any], Any], seed: int = 0) -> None:
-        self.sets, self.transform = (id_set, ood_set), transform
-        self.n_id, n_ood = len(id_set), len(ood_set)  # type: ignore[arg-type]
-        if not self.n_id or not n_ood:
-            raise ValueError(f"a stream needs ID and OOD images, got {self.n_id} and {n_ood}")
-        self.order = torch.randperm(self.n_id + n_ood, generator=torch.Generator().manual_seed(seed))
+    def __init__(
+        self, id_set: Dataset, ood_sets: Dataset | Mapping[str, Dataset], transform: Callable[[Any], Any], seed: int = 0,
+        order: str = "mixed", ood_share: float | None = None, size: int | None = None,
+    ) -> None:  # fmt: skip
+        named = dict(ood_sets) if isinstance(ood_sets, Mapping) else {"ood": ood_sets}
+        if "id" in named:
+            raise ValueError(f"an OOD set cannot be named 'id': {list(named)}")
+        self.sets, self.ood_names = (id_set, *named.values()), list(named)
+        self.transform, self.seed, self.kind = transform, seed, order
+        available = [len(s) for s in self.sets]  # type: ignore[arg-type]
+        self._starts = [0, *accumulate(available)][:-1]
+        self.counts = stream_counts(available, ood_share, size)
+        self.order = stream_order(available, self.counts, order, seed)
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def _item(self, index: int) -> tuple[Any, int]:
+    def description(self) -> dict[str, Any]:
+        """What it takes to tell this stream from another, as plain JSON; the hash is of `order` as little-endian int64."""
+        return {
+            "order": self.kind,
+            "seed": self.seed,
+            "ood_share": sum(self.counts[1:]) / len(self),
+            "size": len(self),
+            "sets": dict(zip(["id", *self.ood_names], self.counts, strict=True)),
+            "order_sha256": hashlib.sha256(self.order.numpy().astype("<i8").tobytes()).hexdigest(),
+        }
+
+    def _item(self, index: int) -> tuple[int, Any]:
         place = int(self.order[index])
-        if place < self.n_id:
-            return self.sets[0][place]
-        return self.sets[1][place - self.n_id][0], -1
+        which = bisect_right(self._starts, place) - 1
+        return which, self.sets[which][place - self._starts[which]]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`image`, `label` (-1 = OOD) and `index` of a place in the stream."""
-        image, label = self._item(index)
-        return {"image": self.transform(image), "label": int(label), "index": index}
+        """`image`, `label` (negative = OOD) and `index` of a place in the stream."""
+        which, item = self._item(index)
+        label = -which if which else int(item[1])
+        if not which and label < 0:
+            raise ValueError(f"image {int(self.order[index])} of the ID set has the negative label {label}")
+        return {"image": self.transform(item[0]), "label": label, "index": index}
 
     def raw_image(self, index: int) -> Any:
         """The untransformed PIL image at a place in the stream, for the MLLM."""
-        return self._item(index)[0].convert("RGB")
+        return self._item(index)[1][0].convert("RGB")
 
 
 class OODDataModule(L.LightningDataModule):
-    """Test streams from map-style data sets: the ID set mixed with each OOD set; ValueError for none, or a name in both groups.
+    """Test streams from map-style data sets: the ID set mixed with each OOD set, or with several together.
+
+    No OOD set, a name in both groups, fewer class names than classes, or a `mix` of unknown or repeated sets is a ValueError.
 
     Args:
         id_set: data set of `(PIL image, label)`.
         near: near-OOD sets by name.
         far: far-OOD sets by name.
-        class_names: ID class names, in the order of the labels; None: `id_set.classes`.
+        class_names: ID class names in the order of the labels, or a text file with one a line; None: `id_set.classes`, with
+            spaces for underscores.
         batch_size: images per batch and device.
         num_workers: of the loaders.
-        seed: of the order of the streams.
+        seed: of the order of the streams and of what is left out.
         transform: PIL image → tensor; None: the model's own preprocessing.
+        order: `mixed`, `id_first` or `blocks`: see `stream_order`.
+        ood_share: share of OOD images in each stream, in (0, 1); None: all images are used.
+        size: images in each stream; None: all.
+        mix: streams made of several OOD sets: name → names of sets. Sets in no mix keep a stream of their own. The group of a
+            mix is that of its sets, or `mixed`.
     """
 
     def __init__(
         self, id_set: Dataset, near: dict[str, Dataset] | None = None, far: dict[str, Dataset] | None = None,
-        class_names: list[str] | None = None, batch_size: int = 256, num_workers: int = 4, seed: int = 0,
-        transform: Callable[[Any], Any] | None = None,
+        class_names: list[str] | str | None = None, batch_size: int = 256, num_workers: int = 4, seed: int = 0,
+        transform: Callable[[Any], Any] | None = None, order: str = "mixed", ood_share: float | None = None,
+        size: int | None = None, mix: dict[str, list[str]] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         near, far = near or {}, far or {}
         if not near | far or set(near) & set(far):
             raise ValueError(f"OOD sets must be near or far, and there must be one: got {list(near)} and {list(far)}")
-        self.id_set, self.ood_sets = id_set, {**near, **far}
-        self.groups = {name: "near" if name in near else "far" for name in self.ood_sets}
-        self.class_names = class_names or getattr(id_set, "classes", None)
+        self.id_set, self.ood_sets, self.mix = id_set, {**near, **far}, mix or {}
+        for name, members in self.mix.items():
+            if not members or not set(members) <= set(self.ood_sets) or len(set(members)) < len(members):
+                raise ValueError(f"mix {name!r} must name different OOD sets of {list(self.ood_sets)}, got {members}")
+            if name in self.ood_sets:
+                raise ValueError(f"mix {name!r} has the name of an OOD set")
+        self.groups = {}
+        for name, members in self._members().items():
+            kinds = {"near" if member in near else "far" for member in members}
+            self.groups[name] = kinds.pop() if len(kinds) == 1 else "mixed"
+        self.class_names = _class_names(class_names, getattr(id_set, "classes", None))
         self.batch_size, self.num_workers, self.seed, self.transform = batch_size, num_workers, seed, transform
+        self.order, self.ood_share, self.size = order, ood_share, size
+
+    def _members(self) -> dict[str, list[str]]:
+        """OOD sets of each stream: the mixes, then the sets in no mix."""
+        mixed = {name for members in self.mix.values() for name in members}
+        return {**self.mix, **{name: [name] for name in self.ood_sets if name not in mixed}}
 
     def setup(self, stage: str) -> None:
         """Mix the streams, with the model's preprocessing unless a transform was given."""
         transform: Any = self.transform or self.trainer.lightning_module.preprocess  # type: ignore[union-attr]
-        self.streams = {name: MixedStream(self.id_set, ood, transform, self.seed) for name, ood in self.ood_sets.items()}
+        self.streams = {}
+        for name, members in self._members().items():
+            sets = {member: self.ood_sets[member] for member in members}
+            try:
+                self.streams[name] = MixedStream(self.id_set, sets, transform, self.seed, self.order, self.ood_share, self.size)
+            except ValueError as error:
+                raise ValueError(f"stream {name!r}: {error}") from error
 
     def test_dataloader(self) -> dict[str, DataLoader]:
         """One loader a stream, in stream order; over several ranks without the padding of Lightning's own sampler."""
@@ -88,3 +217,12 @@ class OODDataModule(L.LightningDataModule):
         world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
         sampler = UnrepeatedDistributedSampler(stream, world, rank, shuffle=False) if world > 1 else None
         return DataLoader(stream, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers)
+
+
+def _class_names(given: list[str] | str | None, classes: Sequence[str] | None) -> list[str] | None:
+    if given is None:
+        return None if classes is None else [name.replace("_", " ") if isinstance(name, str) else name for name in classes]
+    names = read_class_names(given) if isinstance(given, str) else given
+    if classes is not None and len(names) < len(classes):
+        raise ValueError(f"{len(names)} class names for the {len(classes)} classes of the ID set")
+    return names

@@ -24,8 +24,8 @@ class Guard:
     `mllm_failures` (questions without a usable answer) and `mllm_seconds`.
     """
 
-    def __init__(self, mllm: MLLM) -> None:
-        self.mllm = mllm
+    def __init__(self, mllm: MLLM | None) -> None:
+        self.mllm: Any = mllm
         self.record: Record | None = None
         self.answered: list[tuple[Asked, Answer]] = []  # since the last `begin_refresh`
         self.error = ""  # of the last refresh

@@ -1,0 +1,89 @@
+"""`Asker`: shares the questions to the MLLM over the ranks, and brings the answers together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.distributed as dist
+from PIL.Image import Image
+from torch import Tensor
+
+from ants_lightning.data.raw import RawImages
+from ants_lightning.evidence import Rows
+from ants_lightning.mllm.guard import Guard
+
+
+def gather(value: Any) -> list[Any]:
+    """The value of every rank, in order of rank."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+class Asker:
+    """Asks for this rank's share of one stream; what it returns is brought together by `exchange`, on every rank at once.
+
+    Args:
+        guard: the MLLM.
+        images: of the stream.
+        rank, world: which share, of how many.
+        similar_images: show an image beside a class name (VSNL with eyes).
+        on_failure: `raise`: `exchange` raises on all ranks when the MLLM of one of them did.
+    """
+
+    def __init__(self, guard: Guard, images: RawImages, rank: int, world: int, similar_images: bool, on_failure: str) -> None:
+        guard.reset()
+        self.guard, self.images, self.rank, self.world = guard, images, rank, world
+        self.similar_images, self.on_failure = similar_images, on_failure
+        self.counts = dict(guard.counts)  # of all ranks
+
+    def describe(self, bank: Rows, rows: Tensor, class_names: Sequence[str]) -> dict[int, str | None]:
+        """Sentences by row of the bank (eq. 7), of this rank's; "" where the image cannot be had, None where the MLLM failed."""
+        rows = rows[bank["owner"][rows] == self.rank]
+        images = self._images(bank, rows.tolist())
+        avoid = [class_names[c] for c in bank["prediction"][list(images)].tolist()]
+        said = dict(zip(images, self.guard.describe(list(images.values()), avoid), strict=True))
+        return {row: said.get(row, "") for row in rows.tolist()}
+
+    def similar_names(self, names: Sequence[str], count: int) -> dict[str, list[str] | None]:
+        """Similar names by class, for this rank's share; ranks take turns."""
+        share = names[self.rank :: self.world]
+        return dict(zip(share, self.guard.similar_classes(share, count), strict=True))
+
+    def similar_classes(self, bank: Rows, negative: Tensor, names: Mapping[int, str], count: int) -> dict[str, list[str] | None]:
+        """`similar_names` of classes by ID label (eq. 11); with eyes the rank with the negative image of lowest S_nl shows it."""
+        if not self.similar_images:
+            return self.similar_names(list(names.values()), count)
+        share = dict[int, int | None]()
+        for place, c in enumerate(names):
+            rows = negative[bank["prediction"][negative] == c]
+            row = int(rows[bank["id_score"][rows].argmin()]) if len(rows) else None
+            if (place % self.world if row is None else int(bank["owner"][row])) == self.rank:
+                share[c] = row
+        images = self._images(bank, [row for row in share.values() if row is not None])
+        shown = [None if row is None else images.get(row) for row in share.values()]
+        mine = [names[c] for c in share]
+        return dict(zip(mine, self.guard.similar_classes(mine, count, shown), strict=True))
+
+    def _images(self, bank: Rows, rows: Sequence[int]) -> dict[int, Image]:
+        """Images by row of the bank, as far as they can be had."""
+        images = {}
+        for row in rows:
+            try:
+                images[row] = self.images[int(bank["index"][row])]
+            except Exception as error:  # whatever an image decoder throws
+                self.guard.failed("reading an image for the MLLM", 1, error)
+        return images
+
+    def exchange(self, answers: Any) -> list[Any]:
+        """The answers of every rank, in order of rank; all go into the record, and `counts` are added up."""
+        guard = self.guard
+        parts = gather((answers, guard.counts, guard.answered, guard.error))
+        for _, _, answered, _ in parts:
+            guard.keep(answered, write=self.rank == 0)
+        self.counts = {key: sum(counts[key] for _, counts, _, _ in parts) for key in self.counts}
+        errors = [f"rank {i}: {error}" for i, (*_, error) in enumerate(parts) if error]
+        if errors and self.on_failure == "raise":  # on all ranks, so that none waits for another
+            raise RuntimeError("; ".join(errors))
+        return [part[0] for part in parts]

@@ -1,0 +1,105 @@
+"""`Baseline`: a column of the table beside the scores of ANTS, computed in the same pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ants_lightning.evidence import Rows
+    from ants_lightning.module import ANTS
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A batch as CLIP and the spaces see it; all float32, on the model's device."""
+
+    features: Tensor  # v, (n, d), L2-normalised
+    id_cosine: Tensor  # with the ID texts, (n, C)
+    negative_cosine: Tensor  # with N_nl in the order of its groups, (n, M); M = 0 without negative labels
+    patches: Tensor | None = None  # patch features in the text space, (n, p, d), L2-normalised; None: the tower gives none
+
+
+class Baseline(nn.Module):
+    """An OOD score of another paper. Tensors are non-persistent buffers, replaced and never edited in place.
+
+    A score is `(n,)`, larger = more OOD, of any range. Under `NegativeMemory` a baseline that learns from the stream does so at
+    sync points only, from rows that are the same on every rank: so any number of GPUs gives the same scores.
+    """
+
+    name = ""  # of the column, and of the key in results.json
+    needs_negatives = False  # N_nl
+    needs_patches = False
+    asks_similar = False  # names similar to each ID class, of the MLLM
+
+    def prepare(self, model: ANTS) -> None:
+        """At the start of a run: take texts and settings from the model, whose ID texts and N_nl are ready."""
+
+    def reset(self) -> None:
+        """A stream begins: forget what the one before taught."""
+
+    def forward(self, seen: Seen) -> Tensor:
+        """OOD scores `(n,)` of a batch."""
+        raise NotImplementedError
+
+    def learn(self, rows: Rows) -> None:
+        """Take the images since the last sync point, in stream order: `features` (n, d), `id_score` (n,), `prediction` (n,)."""
+
+    def take_similar(self, model: ANTS, names: Mapping[str, Sequence[str]]) -> None:
+        """Take similar names by ID class name, once the MLLM gave them; classes may be missing."""
+
+    def hold(self, *names: str) -> None:
+        """Register empty non-persistent buffers, to be replaced."""
+        for name in names:
+            self.register_buffer(name, torch.empty(0), persistent=False)
+
+
+def confident(id_scores: Tensor, threshold: float, gap: float) -> tuple[Tensor, Tensor]:
+    """Which images are surely ID, `S ≥ γ + g(1-γ)`, and which surely OOD, `S < γ - gγ` (AdaNeg and TANL).
+
+    Args:
+        id_scores: S, `(n,)` in [0, 1], larger = more ID.
+        threshold: γ in [0, 1].
+        gap: g in [0, 1].
+
+    Returns:
+        Two masks `(n,)`; both False for those between.
+
+    Example:
+        >>> [mask.tolist() for mask in confident(torch.tensor([0.2, 0.25, 0.5, 0.75]), threshold=0.5, gap=0.5)]
+        [[False, False, False, True], [True, False, False, False]]
+    """
+    return id_scores >= threshold + gap * (1 - threshold), id_scores < threshold - gap * threshold
+
+
+def check_shares(**settings: float) -> None:
+    """Refuse settings outside [0, 1]; the error names the first."""
+    for name, value in settings.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {value}")
+
+
+def check_counts(**settings: int) -> None:
+    """Refuse counts below 1; the error names the first."""
+    for name, value in settings.items():
+        if not value >= 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_positive(**settings: float) -> None:
+    """Refuse what is not a positive, finite number; the error names the first."""
+    for name, value in settings.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive, got {value}")
+
+
+def check_not_negative(**settings: float) -> None:
+    """Refuse what is not a finite number of at least 0; the error names the first."""
+    for name, value in settings.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be at least 0, got {value}")
