@@ -14,15 +14,29 @@ from ants_lightning.data import OODDataModule
 from ants_lightning.module import ANTS
 from ants_lightning.report import Report, StreamProgressBar
 
+logger = logging.getLogger(__name__)
+
 
 class Trainer(L.Trainer):
     """Lightning's, which can also encode."""
 
-    def encode(self, model: ANTS, datamodule: L.LightningDataModule) -> None:
-        """Encode the data sets of the data module once, to its folder `features`."""
+    def encode(self, model: ANTS, datamodule: L.LightningDataModule, verbose: bool = True) -> list[str]:
+        """Encode the data sets of the data module once, to its folder `features`.
+
+        Args:
+            model: whose image tower, and
+            datamodule: whose data sets.
+            verbose: tell what was encoded.
+
+        Returns:
+            The names of the sets that were not there yet.
+        """
         if not isinstance(datamodule, OODDataModule):
             raise ValueError(f"only an OODDataModule can be encoded, not {type(datamodule).__name__}")
-        datamodule.encode(self, model)
+        encoded = datamodule.encode(self, model)
+        if verbose:
+            logger.info("%s: encoded %s, had the others", datamodule.features, ", ".join(encoded) or "nothing")
+        return encoded
 
 
 class ANTSCommand(LightningCLI):

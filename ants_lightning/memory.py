@@ -130,7 +130,7 @@ class NegativeMemory(L.Callback):
         if self._common_batches[dataloader_idx]:
             self._ask_for_all_classes(pl_module)
         pl_module.ens.capacity = self.ens_size
-        if self.sentences:
+        if self.sentences and pl_module.shaped:
             pl_module.ens.push(self.sentences, pl_module.encoder(self.sentences))
         self._set_vsnl(pl_module, list(self.answers))
         self._weigh(pl_module, self.evidence.mine())
@@ -242,8 +242,8 @@ class NegativeMemory(L.Callback):
             return
         features = features.to(pl_module.device)
         neglabel = pl_module.score_spaces(features)["scores"]["neglabel"]
-        spaces = [space.features if len(space) else pl_module.neglabel.features for space in (pl_module.ens, pl_module.vsnl)]
-        scores = balanced_scores(features, pl_module.id_text, *spaces, pl_module.hparams["temperature"])
+        ens, vsnl = (space.features if len(space) else pl_module.neglabel.features for space in (pl_module.ens, pl_module.vsnl))
+        scores = balanced_scores(features, pl_module.id_text, ens, vsnl, pl_module.hparams["temperature"])
         empty = torch.tensor([not len(pl_module.ens), not len(pl_module.vsnl)], device=scores.device)
         self._balanced = self._balanced + torch.where(empty, neglabel[:, None], scores).double().sum(0).cpu()
         total = float(self._balanced.sum())

@@ -96,9 +96,12 @@ def _check(results: Any, file: str) -> None:
         raise ValueError(f"{file} is no results.json: it has no `streams`")
     if not results["streams"]:
         raise ValueError(f"{file} has no streams: nothing was measured")
-    for key, kind in (("benchmark", str), ("model", dict), ("seed", int)):
+    for key, kind in (("benchmark", str), ("model", dict), ("seed", int), ("settings", dict)):
         if not isinstance(results.get(key), kind | None):
             raise ValueError(f"{file}: {key} is {results[key]!r}, not of type {kind.__name__}")
+    for part, of in (results.get("settings") or {}).items():
+        if not isinstance(of, dict):
+            raise ValueError(f"{file}: settings of {part!r} are {of!r}")
     for name, stream in results["streams"].items():
         if not isinstance(stream, dict) or not isinstance(stream.get("group"), str):
             raise ValueError(f"{file}: stream {name!r} has no group")
@@ -121,19 +124,33 @@ def _check_scores(part: Any, where: str) -> None:
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> list[Summary]:
-    """Group the runs which differ only by seed (same benchmark, model and streams), in order, and average each group.
+    """Group the runs which differ only by seed (same benchmark, model, settings and streams), in order, and average each group.
 
     A seed that comes twice in a group shows that its runs differ otherwise too: then each of them is a summary of its own.
+    A note tells the settings in which several summaries differ.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         streams = [[name, s["group"], s.get("n_id"), s.get("n_ood")] for name, s in run["streams"].items()]
-        groups.setdefault(json.dumps([run.get("benchmark"), run.get("model"), streams], sort_keys=True), []).append(run)
+        same = [run.get("benchmark"), run.get("model"), _settings(run), streams]
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append(run)
     parts = []
     for group in groups.values():
         seeds = {run.get("seed") for run in group}
         parts += [group] if len(seeds) == len(group) and None not in seeds else [[run] for run in group]
-    return [_summary(part) for part in parts]
+    settings = [_settings(part[0]) for part in parts]
+    unlike = [key for key in dict.fromkeys(key for s in settings for key in s) if len({s.get(key, "–") for s in settings}) > 1]
+    summaries = [_summary(part) for part in parts]
+    for summary, values in zip(summaries, settings, strict=True):
+        told = [f"{key} {values[key]}" for key in unlike if key in values]
+        summary.notes.extend([f"settings: {', '.join(told)}"] if told else [])
+    return summaries
+
+
+def _settings(run: dict[str, Any]) -> dict[str, str]:
+    """`part.name` to value, as JSON; without seeds."""
+    known = ((part, name, value) for part, of in (run.get("settings") or {}).items() for name, value in of.items())
+    return {f"{part}.{name}": json.dumps(value, ensure_ascii=False) for part, name, value in known if name != "seed"}
 
 
 def _summary(runs: list[dict[str, Any]]) -> Summary:
@@ -162,8 +179,10 @@ def _published(run: dict[str, Any], kind: str, name: str) -> dict[str, dict[str,
     """By score: the figures for this stream of this benchmark, or for a mean of it if the run has all the sets of that mean."""
     known = json.loads((files("ants_lightning") / "assets" / "published.json").read_text(encoding="utf-8"))
     figures = known.get(run.get("benchmark"), {}).get(name, {})
-    n_sets = None if kind == "stream" else sum(kind == "mean" or s["group"] == name for s in run["streams"].values())
-    return figures["scores"] if figures and kind != "set" and figures.get("n_sets") == n_sets else {}
+    if not figures or kind == "set" or (kind == "stream") == ("sets" in figures):
+        return {}
+    sets = {stream for stream, s in run["streams"].items() if kind == "mean" or s["group"] == name}
+    return figures["scores"] if kind == "stream" or sets == set(figures["sets"]) else {}
 
 
 def _cells(run: dict[str, Any]) -> dict[tuple[str, str, str], Scores]:

@@ -36,11 +36,39 @@ def test_demo_config_is_what_the_package_says():
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_run_config_parses_and_no_key_is_unknown(config, monkeypatch, capsys):
+    shown = printed(["--config", str(config)], monkeypatch, capsys)
+    assert shown["trainer"]["callbacks"][0]["class_path"] == "ants_lightning.NegativeMemory"
+    assert config.stem == "own_data" or shown["data"]["class_path"].startswith("ants_lightning")
+
+
+def printed(words, monkeypatch, capsys):
+    """What `--print_config` shows."""
     monkeypatch.chdir(ROOT)
-    data = [] if config.stem == "demo" else ["--data", "ants_lightning.demo.DemoDataModule"]
     with pytest.raises(SystemExit) as end:
-        main(["test", "--config", str(config), *data, "--print_config"])
-    assert end.value.code == 0 and "NegativeMemory" in capsys.readouterr().out
+        main(["test", *words, "--print_config"])
+    assert end.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_every_part_goes_on_top_of_a_benchmark(config, monkeypatch, capsys):
+    if config.parent.name == "mllm":
+        words = ["--trainer.callbacks.mllm", str(config)]
+    else:
+        words = ["--config", str(config)]
+    shown = printed(["--config", "configs/imagenet1k_openood.yaml", *words], monkeypatch, capsys)
+    memory, wanted = shown["trainer"]["callbacks"][0]["init_args"], yaml.safe_load(config.read_text())
+    assert shown["data"]["init_args"]["benchmark"] == "imagenet1k" and shown["model"]["nouns"] == "wordnet"
+    if config.parent.name == "mllm":
+        assert memory["mllm"]["class_path"] == wanted["class_path"]
+    else:
+        baselines = [baseline["class_path"] for baseline in shown["model"].pop("baselines") or []]
+        assert baselines == [baseline["class_path"] for baseline in wanted.get("model", {}).pop("baselines", [])]
+        assert {key: shown["model"][key] for key in wanted["model"]} == wanted["model"]
+        for callback in wanted.get("trainer", {}).get("callbacks", []):
+            del callback["init_args"]["mllm"]
+            assert {key: memory[key] for key in callback["init_args"]} == callback["init_args"]
+            assert memory["mllm"]["init_args"]["model"] == "llava-hf/llava-1.5-7b-hf"
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs/mllm").glob("*.yaml")), ids=lambda path: path.stem)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ants_lightning.metrics import detection_metrics
 
@@ -22,6 +23,8 @@ import torch
 from PIL import ImageStat
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
+from ants_lightning.baselines import EOE, TANL, AdaNeg, Energy
+from ants_lightning.cli import Trainer
 from ants_lightning.demo.scenery import SCENES
 
 
@@ -44,7 +47,8 @@ class ColourMLLM:
         return answers
 
     def similar_classes(self, names, count=5, images=None):
-        numbers = [len(name) + int(sum(ImageStat.Stat(image).mean)) if image else 0 for name, image in zip(names, images)]
+        pairs = zip(names, images or [None] * len(names))
+        numbers = [len(name) + (int(sum(ImageStat.Stat(image).mean)) if image else 0) for name, image in pairs]
         nouns = demo.WORDS["nouns"]
         return [[nouns[number * (k + 3) % len(nouns)] for k in range(count)] for number in numbers]
 
@@ -77,7 +81,8 @@ def main(folder, devices, batch_size, mllm, **settings):
     # 61 + 68 images: with two ranks the first has one batch more than the second.
     data.ood_sets["scenes"] = demo.DrawnImages(SCENES, 68, 9)
     model = ANTS(
-        demo.CLIP, pretrained=None, nouns=demo.WORDS["nouns"], adjectives=demo.WORDS["adjectives"], keep=0.7, num_groups=5
+        demo.CLIP, pretrained=None, nouns=demo.WORDS["nouns"], adjectives=demo.WORDS["adjectives"], keep=0.7, num_groups=5,
+        baselines=[Energy(), EOE(), AdaNeg(), TANL(labels=20)],
     )
     dump = Dump()
     memory = NegativeMemory(
@@ -92,7 +97,20 @@ def main(folder, devices, batch_size, mllm, **settings):
     torch.save(dump.scores, Path(folder) / f"scores_{trainer.global_rank}.pt")
 
 
+def encode(folder, devices):
+    """Encode the demo's data sets."""
+    trainer = Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+    )
+    data = demo.DemoDataModule(n_id=61, n_ood=60, batch_size=8, features=str(Path(folder) / "features"))
+    return trainer.encode(ANTS(demo.CLIP, pretrained=None), data)
+
+
 if __name__ == "__main__":
+    if sys.argv[2] == "encode":
+        encode(sys.argv[1], 2)
+        sys.exit()
     if sys.argv[2] == "fail":
         main(sys.argv[1], 2, 8, Failing(), on_failure="raise")
     main(sys.argv[1], 2, 8, ColourMLLM())
@@ -174,6 +192,23 @@ def test_two_ranks_equal_one(tmp_path):
         # Two images whose scores differ by less than rounding may change places: one pair is 1 / (61 · 60).
         metrics = [{k: {"auroc": v["auroc"]} for k, v in results[name]["scores"].items()} for results in (one, two)]
         assert difference(f"AUROC on {name}", *metrics) < 1e-3
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_two_ranks_encode_what_one_does(tmp_path):
+    script, single, double = tmp_path / "script.py", tmp_path / "single", tmp_path / "double"
+    script.write_text(SCRIPT, encoding="utf-8")
+    code, output = start(script, double, "encode")
+    assert code == 0, output
+    module = runpy.run_path(str(script))
+    assert module["encode"](str(single), 1) == ["id", "ood lookalikes", "ood textures", "ood scenes"]
+    assert module["encode"](str(double), 1) == []  # all there, and known again
+    files = sorted(path.name for path in (single / "features").iterdir())
+    assert sorted(path.name for path in (double / "features").iterdir()) == files  # no parts are left
+    for name in (file for file in files if file.endswith(".safetensors")):
+        one, two = (load_file(folder / "features" / name) for folder in (single, double))
+        assert len(one["label"]) == (61 if name == "id.safetensors" else 60)
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")

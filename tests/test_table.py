@@ -153,18 +153,28 @@ def test_runs_that_differ_by_more_than_their_seed_are_not_averaged(seeds):
     assert [s.seeds for s in summarise([two_groups(seed) for seed in seeds])] == [[seed] for seed in seeds]
 
 
+def test_runs_of_other_settings_are_not_averaged_and_told_apart():
+    runs = []
+    for seed, eta in ((0, 0.5), (1, 0.5), (2, 0.25)):
+        runs.append({**two_groups(seed), "settings": {"memory": {"eta": eta, "delta": 0.08}, "csp": {"seed": seed}}})
+    found = summarise(runs)
+    assert [(s.seeds, s.notes[-1]) for s in found] == [([0, 1], "settings: memory.eta 0.5"), ([2], "settings: memory.eta 0.25")]
+    assert not [note for s in summarise(runs[:2]) for note in s.notes if "settings" in note]
+
+
 def test_streams_of_another_size_are_not_averaged():
     small = two_groups(1)
     small["streams"]["dogs"]["n_ood"] = 10
     assert len(summarise([two_groups(0), small])) == 2
 
 
-def test_a_score_that_a_stream_lacks_is_a_dash_and_in_no_mean_with_it():
+@pytest.mark.parametrize(("name", "streams"), [("birds", ["–", "60.0", "80.0"]), ("cars", ["70.0", "60.0", "–"])])
+def test_a_score_that_a_stream_lacks_is_a_dash_and_in_no_mean_with_it(name, streams):
     run = two_groups()
-    del run["streams"]["birds"]["scores"]["mcm"]
+    del run["streams"][name]["scores"]["mcm"]
     (summary,) = summarise([run])
-    assert ["mcm", "–", "60.0", "80.0", "60.0", "–", "–"] in rich_cells(shown(summary, ["auroc"]))
-    assert not [row for row in csv_rows(to_csv([summary])) if row["score"] == "mcm" and row["name"] in ("birds", "far", "mean")]
+    assert ["mcm", *streams, "60.0", "–", "–"] in rich_cells(shown(summary, ["auroc"]))
+    assert not [row for row in csv_rows(to_csv([summary])) if row["score"] == "mcm" and row["name"] in (name, "far", "mean")]
 
 
 def mixed(seed=0, sets=("near ones", "far ones")):
@@ -243,17 +253,22 @@ def test_a_published_mean_needs_all_its_sets():
 
 def openood(near, far):
     scores = {"neglabel": score(0.7, 0.7, 0.6), "ants": score(0.8, 0.6, 0.5)}
-    return results({f"s{i}": stream("near" if i < near else "far", **scores) for i in range(near + far)}, benchmark="imagenet1k")
+    groups = {**dict.fromkeys(near, "near"), **dict.fromkeys(far, "far")}
+    return results({name: stream(group, **scores) for name, group in groups.items()}, benchmark="imagenet1k")
+
+
+NEAR, FAR = ["ssb_hard", "ninco"], ["inaturalist", "textures", "openimage_o"]
 
 
 def test_published_means_of_openood():
-    (summary,) = summarise([openood(2, 3)])
+    (summary,) = summarise([openood(NEAR, FAR)])
     figures = {(c.name, of): f for c in summary.columns for of, f in c.published.items()}
     assert {key: (f.get("auroc"), f["fpr95_openood"]) for key, f in figures.items()} == {
         ("near", "neglabel"): (None, 68.36), ("near", "ants"): (82.15, 60.98),
         ("far", "neglabel"): (None, 17.48), ("far", "ants"): (96.50, 15.38),
     }  # fmt: skip
-    assert [c.name for c in summarise([openood(1, 3)])[0].columns if c.published] == ["far"]
+    for near in (NEAR[:1], ["ninco", "mine"], [*NEAR, "mine"]):
+        assert [c.name for c in summarise([openood(near, FAR)])[0].columns if c.published] == ["far"]
 
 
 def test_the_note_tells_the_published_model_and_another_one_of_the_run():
@@ -309,6 +324,13 @@ def test_a_rich_table_that_is_too_wide_comes_in_blocks_and_loses_nothing(width):
     ants = [cell for row in rich_cells(text) if row[0] == "ants" for cell in row[1:]]
     assert ants == markdown_cells(to_markdown(summary).replace("**", ""))[-1][1:]
     assert text.count("┏") == {60: 6, 80: 5, 120: 3, 250: 1}[width]  # a set and its published figures stay together
+
+
+def test_streams_and_means_are_not_in_one_block_unless_all_are():
+    (summary,) = summarise([two_groups()])
+    heads = {width: [row[1:] for row in rich_cells(shown(summary, width=width)) if row[0] == "score"] for width in (120, 140)}
+    assert heads[120] == [["birds (far)", "dogs (near)", "cars (far)"], ["near", "far", "mean"]]
+    assert heads[140] == [["birds (far)", "dogs (near)", "cars (far)", "near", "far", "mean"]]
 
 
 def test_the_notes_of_one_run_tell_its_adaptation():
@@ -440,6 +462,8 @@ BAD = {
     "model is 'ViT'": with_values("model", value="ViT"),
     "benchmark is ['a']": with_values("benchmark", value=["a"]),
     "seed is 'x'": with_values("seed", value="x"),
+    "settings is [1]": with_values("settings", value=[1]),
+    "settings of 'model' are 3": with_values("settings", value={"model": 3}),
 }
 
 

@@ -10,8 +10,8 @@ END = len(LETTERS) + 1  # the highest token: CLIP pools there
 
 
 def tokenizer(texts):
-    """A token a letter, 0 as padding."""
-    rows = [[*(LETTERS.index(letter) + 1 for letter in text[:11]), END] for text in texts]
+    """A token a letter (other characters are spaces), 0 as padding."""
+    rows = [[*(max(LETTERS.find(letter), 0) + 1 for letter in text[:11]), END] for text in texts]
     return torch.tensor([row + [0] * (12 - len(row)) for row in rows])
 
 
@@ -193,3 +193,93 @@ def test_texts_and_features_of_different_number_are_an_error_and_not_taken(count
 def test_capacity_out_of_range(capacity):
     with pytest.raises(ValueError, match=f"capacity .*{capacity}"):
         TextSpace(2, capacity=capacity)
+
+
+LABELS = ["red", "a blue thing", "green 3", "z"]
+
+
+def bank_of(encoder, folder, labels=LABELS, name="labels"):
+    space = TextSpace(16)
+    space.push(labels, encoder(labels))
+    space.save(folder, name, encoder)
+    return space
+
+
+def loaded(encoder, folder, **settings):
+    space = TextSpace(16, **settings)
+    space.push(["gone"], torch.ones(1, 16))
+    space.load(folder, "labels", encoder)
+    return space
+
+
+def test_a_label_bank_comes_back_as_it_was_and_nothing_is_encoded(clip, tmp_path):
+    batches = []
+    saved = bank_of(TextEncoder(clip, tokenizer), tmp_path / "new" / "folder")
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == ["labels.safetensors", "labels.txt"]
+    assert (tmp_path / "new" / "folder" / "labels.txt").read_bytes() == b"red\na blue thing\ngreen 3\nz\n"
+    space = loaded(TextEncoder(clip, counting(batches)), tmp_path / "new" / "folder")
+    assert space.labels == LABELS and torch.equal(space.features, saved.features)
+    assert len(batches) == 1  # for the fingerprint
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_an_edited_bank_is_what_its_lines_say(clip, tmp_path, line_end):
+    batches = []
+    saved = bank_of(TextEncoder(clip, tokenizer), tmp_path)
+    lines = ["\ufeffz", "", "my own", "red ", "   ", "red", "other", "z"]
+    (tmp_path / "labels.txt").write_bytes(line_end.join(lines).encode())
+    space = loaded(TextEncoder(clip, counting(batches)), tmp_path)
+    assert space.labels == ["z", "my own", "red", "other"] and batches[1:] == [["my own", "other"]]
+    assert torch.equal(space.features[[0, 2]], saved.features[[3, 0]])
+    torch.testing.assert_close(space.features[[1, 3]], alone(clip, ["my own", "other"]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["other weights", "no features", "torn features", "remembered"])
+def test_without_features_of_this_model_all_lines_are_encoded(clip, tmp_path, caplog, case):
+    encoder = TextEncoder(clip, tokenizer)
+    if case == "remembered":
+        encoder.remember(["red"], torch.ones(1, 16))
+    bank_of(encoder, tmp_path)
+    path = tmp_path / "labels.safetensors"
+    if case == "other weights":
+        torch.nn.init.normal_(clip.text_projection)
+    elif case == "no features":
+        path.unlink()
+    elif case == "torn features":
+        path.write_bytes(path.read_bytes()[:-8])
+    space = loaded(TextEncoder(clip, tokenizer), tmp_path)
+    assert space.labels == LABELS
+    torch.testing.assert_close(space.features, alone(clip, LABELS), atol=1e-5, rtol=0)
+    assert (str(path) in caplog.text) == (case != "no features")
+
+
+def test_a_bank_larger_than_the_capacity_keeps_its_last_lines(clip, tmp_path):
+    encoder = TextEncoder(clip, tokenizer)
+    bank_of(encoder, tmp_path)
+    assert loaded(encoder, tmp_path, capacity=2).labels == LABELS[2:]
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "carriage\r", "page\fbreak", "line\u2028separator", "", "  "])
+def test_a_text_that_is_no_line_is_not_saved(clip, tmp_path, text):
+    encoder = TextEncoder(clip, tokenizer)
+    space = TextSpace(16)
+    space.push(["good", text], torch.ones(2, 16))
+    with pytest.raises(ValueError) as error:
+        space.save(tmp_path, "labels", encoder)
+    assert repr(text) in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_bad_label_banks_are_named_and_change_nothing(clip, tmp_path):
+    encoder, space = TextEncoder(clip, tokenizer), space_of([1])
+    with pytest.raises(ValueError, match="no texts to save"):
+        TextSpace(16).save(tmp_path, "labels", encoder)
+    with pytest.raises(ValueError, match=r"no such label bank: .*labels\.txt"):
+        space.load(tmp_path, "labels", encoder)
+    for content, match in ((b"\n  \n", "txt holds no text"), (b"caf\xe9", r"labels\.txt is not UTF-8"), (b"a", "16 dimensions")):
+        (tmp_path / "labels.txt").write_bytes(content)
+        with pytest.raises(ValueError, match=match):
+            space.load(tmp_path, "labels", encoder)
+    bank_of(encoder, tmp_path)
+    with pytest.raises(ValueError, match=r"labels\.safetensors has 16 dimensions where 2"):
+        space.load(tmp_path, "labels", encoder)
+    assert_holds(space, 1)

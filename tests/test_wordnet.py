@@ -17,21 +17,20 @@ def test_words_are_unique_ignoring_case_and_of_one_kind():
 def test_nouns_are_the_first_words_of_their_synsets_in_order():
     words = nouns(())
     assert words[:4] == ["entity", "physical entity", "abstraction", "thing"]
-    assert words.index("dog") < words.index("car") < words.index("Rainier") < words.index("pearly everlasting")
-    assert not {"auto", "motorcar", "Mount Rainier"} & set(words)  # the second and later words of car and Rainier
+    assert words.index("dog") < words.index("car") < words.index("pearly everlasting")
+    assert not {"auto", "motorcar"} & set(words)  # the second and later words of car
 
 
 def test_animals_and_foods_are_left_out_unless_told():
     left = set(nouns(())) - set(nouns())
     assert {"badger", "giant panda", "pizza", "guacamole"} <= left and not {"forklift", "volcano"} & left
-    assert "hot dog" in nouns(())
     assert len(nouns(("person", "quantity", "group"))) == 56_129  # as CSP has it
 
 
 def test_adjectives_are_no_nouns():
     words = adjectives()
     assert {"hairy", "on the go", "striped"} <= set(words) and "red" not in words and "red" in nouns()
-    assert "striped" in adjectives(("pert",)) and "abdominal" in words and "abdominal" not in adjectives(("pert",))
+    assert set(words) - set(adjectives(("pert",))) > {"lunar", "chelonian"}
 
 
 @pytest.mark.parametrize("words", [nouns, adjectives])

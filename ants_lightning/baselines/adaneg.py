@@ -139,13 +139,15 @@ class AdaNeg(Baseline):
         """The cosines `(n, C + M)` with texts, those of labels that have images with their proxies."""
         used, counts = self.labels.unique_consecutive(return_counts=True)
         starts = counts.cumsum(0) - counts
+        order, cosines = [counts[:0]], [texts[:, :0]]
         for count in counts.unique().tolist():  # labels with as many images go together
             some = (counts == count).nonzero()[:, 0]
             for part in some.split(max(1, _CHUNK // max(1, len(features) * (count + 1)))):
                 which = starts[part][:, None] + torch.arange(count, device=part.device)
                 held = torch.cat([self.text[used[part]][:, None], self.images[which]], 1)
-                texts = texts.index_copy(1, used[part], proxy_cosines(features, held, self.sharpness))
-        return texts
+                order.append(used[part])
+                cosines.append(proxy_cosines(features, held, self.sharpness))
+        return texts.index_copy(1, torch.cat(order), torch.cat(cosines, 1))
 
     def _score(self, cosines: Tensor) -> Tensor:
         ids, negatives = self._logits(cosines)

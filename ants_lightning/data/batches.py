@@ -27,7 +27,8 @@ def unpack_batch(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
     image, encoded = parts[0], isinstance(batch, Mapping) and "image" not in batch
     if not isinstance(image, Tensor) or image.ndim != (2 if encoded else 4):
         shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(f"{'features must be a tensor (n, d)' if encoded else 'images must be a tensor (n, 3, h, w)'}, got {shape}")
+        wanted = "features must be a tensor (n, d)" if encoded else "images must be a tensor (n, 3, h, w)"
+        raise ValueError(f"{wanted}, got {shape}")
     columns: list[Tensor | None] = []
     for name, x in zip(("label", "index"), parts[1:], strict=True):
         try:

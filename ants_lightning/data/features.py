@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ants_lightning.data.streams import MixedStream
 from ants_lightning.mllm.record import pixel_hash
 
 _PROBES = 16  # images of a set that are looked at to know it again
@@ -31,13 +30,13 @@ def set_identity(dataset: Any) -> dict[str, Any]:
     return {"n": n, "content": hashlib.sha256(json.dumps([names, seen]).encode()).hexdigest()}
 
 
-def tower_identity(clip: Any, preprocess: Any, precision: str) -> dict[str, str]:
+def tower_identity(clip: Any, preprocess: Any, trainer: Any) -> dict[str, str]:
     """All that image features depend on: the weights of the image tower, the preprocessing, the precision."""
     digest = hashlib.sha256()
     for name, tensor in clip.visual.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return {"image_tower": digest.hexdigest(), "preprocess": repr(preprocess), "precision": precision}
+    return {"image_tower": digest.hexdigest(), "preprocess": repr(preprocess), "precision": str(trainer.precision)}
 
 
 class FeatureCache:
@@ -48,8 +47,8 @@ class FeatureCache:
         tower: `tower_identity` of this run.
     """
 
-    def __init__(self, folder: Path, tower: Mapping[str, str]) -> None:
-        self.folder, self.tower = folder, dict(tower)
+    def __init__(self, folder: Path | str, tower: Mapping[str, str]) -> None:
+        self.folder, self.tower = Path(folder), dict(tower)
 
     def _index(self) -> dict[str, Any]:
         path = self.folder / "index.json"
@@ -89,11 +88,11 @@ class FeatureStream(Dataset):
     """A stream of which the batches hold `features` in place of `image`; the MLLM still gets the images, by index.
 
     Args:
-        stream: the stream of images.
+        stream: the `MixedStream` of images.
         cached: what `FeatureCache.read` gave for each of `stream.sets`.
     """
 
-    def __init__(self, stream: MixedStream, cached: Sequence[Mapping[str, Tensor]]) -> None:
+    def __init__(self, stream: Any, cached: Sequence[Mapping[str, Tensor]]) -> None:
         self.stream, self.cached = stream, cached
         self.ood_names, self.order = stream.ood_names, stream.order
         self.raw_image, self.description = stream.raw_image, stream.description
@@ -153,10 +152,11 @@ class _Encoder(L.LightningModule):
         sampler = UnrepeatedDistributedSampler(self.images, world, rank, shuffle=False) if world > 1 else None
         return DataLoader(self.images, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers)
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Encode a batch."""
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Encode a batch; returns which images it held."""
         features = self.model.encode(batch["image"])[0]
         self.rows.append({"features": features.cpu(), "label": batch["label"].cpu(), "index": batch["index"].cpu()})
+        return batch["index"]
 
     def _part(self, rank: int) -> Path:
         return self.cache.folder / f"{quote(self.name, safe='')}.rank{rank}"
@@ -177,9 +177,9 @@ class _Encoder(L.LightningModule):
 
 
 def encode_sets(
-    trainer: L.Trainer, model: Any, sets: Mapping[str, Any], transform: Callable[[Any], Tensor], folder: Path, batch_size: int,
+    trainer: L.Trainer, model: Any, sets: Mapping[str, Any], transform: Callable[[Any], Tensor], folder: str, batch_size: int,
     workers: int,
-) -> None:  # fmt: skip
+) -> list[str]:  # fmt: skip
     """Encode the data sets that are not in the folder yet, with this model, preprocessing and precision; over all devices.
 
     Args:
@@ -190,10 +190,14 @@ def encode_sets(
         folder: of the cache.
         batch_size: images per batch and device.
         workers: of the loaders.
+
+    Returns:
+        The names of those that were encoded.
     """
-    cache = FeatureCache(folder, tower_identity(model.clip, transform, str(trainer.precision)))
-    for name, dataset in sets.items():
-        if not cache.difference(name, dataset):
-            continue
+    cache = FeatureCache(folder, tower_identity(model.clip, transform, trainer))
+    missing = [name for name, dataset in sets.items() if cache.difference(name, dataset)]
+    for name in missing:
+        dataset = sets[name]
         encoder = _Encoder(model, name, _Transformed(dataset, transform), cache, batch_size, workers)
         trainer.predict(encoder, return_predictions=False)
+    return missing

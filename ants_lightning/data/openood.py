@@ -90,10 +90,11 @@ class OpenOODDataModule(OODDataModule):
         num_workers: of the loaders.
         seed: of the order of the streams and of what is left out.
         transform: PIL image → tensor; None: the model's own preprocessing.
-        order: see `OODDataModule`, as for the next three.
+        order: see `OODDataModule`, as for the next four.
         ood_share: share of OOD images in each stream.
         size: images in each stream.
         mix: streams made of several OOD sets.
+        features: folder of a feature cache.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class OpenOODDataModule(OODDataModule):
         far: dict[str, str] | None = None, id_lists: list[str] | None = None, covariate_shifted: bool = False,
         class_names: list[str] | str | None = None, batch_size: int = 256, num_workers: int = 4, seed: int = 0,
         transform: Callable[[Any], Any] | None = None, order: str = "mixed", ood_share: float | None = None,
-        size: int | None = None, mix: dict[str, list[str]] | None = None,
+        size: int | None = None, mix: dict[str, list[str]] | None = None, features: str | None = None,
     ) -> None:  # fmt: skip
         if benchmark not in BENCHMARKS:
             raise ValueError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {benchmark!r}")
@@ -118,8 +119,9 @@ class OpenOODDataModule(OODDataModule):
         )
         lists.check(ADVICE)
         super().__init__(
-            id_set, {**near_sets}, {**far_sets}, names, batch_size, num_workers, seed, transform, order, ood_share, size, mix
-        )
+            id_set, {**near_sets}, {**far_sets}, names, batch_size=batch_size, num_workers=num_workers, seed=seed,
+            transform=transform, order=order, ood_share=ood_share, size=size, mix=mix, features=features,
+        )  # fmt: skip
         self.benchmark = benchmark
 
 

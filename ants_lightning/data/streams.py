@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ants_lightning.data.class_names import read_class_names
+from ants_lightning.data.features import FeatureCache, FeatureStream, encode_sets, tower_identity
 
 ORDERS = ("mixed", "id_first", "blocks")
 
@@ -165,15 +166,17 @@ class OODDataModule(L.LightningDataModule):
         size: images in each stream; None: all.
         mix: streams made of several OOD sets: name → names of sets. Sets in no mix keep a stream of their own. The group of a
             mix is that of its sets, or `mixed`.
+        features: folder of a feature cache, made by `ants-lightning encode`: batches hold features in place of images.
     """
 
     def __init__(
         self, id_set: Dataset, near: dict[str, Dataset] | None = None, far: dict[str, Dataset] | None = None,
         class_names: list[str] | str | None = None, batch_size: int = 256, num_workers: int = 4, seed: int = 0,
         transform: Callable[[Any], Any] | None = None, order: str = "mixed", ood_share: float | None = None,
-        size: int | None = None, mix: dict[str, list[str]] | None = None,
+        size: int | None = None, mix: dict[str, list[str]] | None = None, features: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.features = features
         near, far = near or {}, far or {}
         if not near | far or set(near) & set(far):
             raise ValueError(f"OOD sets must be near or far, and there must be one: got {list(near)} and {list(far)}")
@@ -198,14 +201,21 @@ class OODDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Mix the streams, with the model's preprocessing unless a transform was given."""
-        transform: Any = self.transform or self.trainer.lightning_module.preprocess  # type: ignore[union-attr]
-        self.streams = {}
+        model: Any = self.trainer and self.trainer.lightning_module  # with a transform of its own it needs no trainer
+        transform = self.transform or model.preprocess
+        self.streams: dict[str, MixedStream | FeatureStream] = {}
         for name, members in self._members().items():
             sets = {member: self.ood_sets[member] for member in members}
             try:
                 self.streams[name] = MixedStream(self.id_set, sets, transform, self.seed, self.order, self.ood_share, self.size)
             except ValueError as error:
                 raise ValueError(f"stream {name!r}: {error}") from error
+        if self.features is not None:
+            cached = FeatureCache(self.features, tower_identity(model.clip, transform, self.trainer)).read(self._sets())
+            self.streams = {
+                name: FeatureStream(stream, [cached["id"], *(cached[f"ood {member}"] for member in stream.ood_names)])
+                for name, stream in self.streams.items()
+            }
 
     def test_dataloader(self) -> dict[str, DataLoader]:
         """One loader a stream, in stream order; over several ranks without the padding of Lightning's own sampler."""
@@ -213,9 +223,22 @@ class OODDataModule(L.LightningDataModule):
 
     predict_dataloader = test_dataloader
 
-    def _loader(self, stream: MixedStream) -> DataLoader:
+    def _sets(self) -> dict[str, Dataset]:
+        """Every data set, by its name in a feature cache."""
+        return {"id": self.id_set, **{f"ood {name}": ood_set for name, ood_set in self.ood_sets.items()}}
+
+    def encode(self, trainer: L.Trainer, model: Any) -> list[str]:
+        """Encode the data sets to the folder `features`, but those that are there already; returns which were encoded."""
+        if self.features is None:
+            raise ValueError("where to? Give the data module a folder: --data.features")
+        transform = self.transform or model.preprocess
+        return encode_sets(trainer, model, self._sets(), transform, self.features, self.batch_size, self.num_workers)
+
+    def _loader(self, stream: MixedStream | FeatureStream) -> DataLoader:
         world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
         sampler = UnrepeatedDistributedSampler(stream, world, rank, shuffle=False) if world > 1 else None
+        if isinstance(stream, FeatureStream):
+            return stream.loader(self.batch_size, sampler)
         return DataLoader(stream, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers)
 
 

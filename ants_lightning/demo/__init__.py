@@ -78,9 +78,12 @@ class DemoDataModule(OODDataModule):
         n_id: ID images in each stream.
         n_ood: OOD images in each stream.
         batch_size: images per batch and device.
+        features: folder of a feature cache, see `OODDataModule`.
     """
 
-    def __init__(self, seed: int = 0, n_id: int = 600, n_ood: int = 600, batch_size: int = 32) -> None:
+    def __init__(
+        self, seed: int = 0, n_id: int = 600, n_ood: int = 600, batch_size: int = 32, features: str | None = None
+    ) -> None:  # fmt: skip
         kinds = {"lookalikes": NEAR_CLASSES, "textures": list(TEXTURES), "scenes": SCENES}
         first = 1_000_003 * (seed + 1)  # far from the seeds of training
         super().__init__(
@@ -90,4 +93,5 @@ class DemoDataModule(OODDataModule):
             batch_size=batch_size,
             num_workers=0,
             seed=seed,
+            features=features,
         )

@@ -1,0 +1,339 @@
+"""The baselines that learn from the stream, AdaNeg and TANL, against plain loops."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_baselines import encode, group_order, grouped_score, logits, look, lse, make_model, rows, softmax
+
+from ants_lightning.baselines import TANL, AdaNeg, activated, activation_aware_score, adaneg, mean_activation, otsu_threshold, tanl
+
+WORDS = [f"word{i}" for i in range(11)]
+NAMES = ["cat", "dog", "bat", "elk"]
+
+
+def stream(model, n, spread=0.2, seed=0, repeat=False):
+    """Images near the texts of the model, ID and negative ones."""
+    g = torch.Generator().manual_seed(seed)
+    texts = torch.cat([model.id_text, model.neglabel.features])
+    which = torch.randint(len(texts), (n,), generator=g)
+    images = F.normalize(texts[which] + spread * torch.randn(n, texts.shape[1], generator=g), dim=1)
+    return images[which] if repeat else images
+
+
+def learn(baseline, images, cuts=()):
+    for part in images.tensor_split(sorted(cuts)):
+        baseline.learn({"features": part})
+
+
+class PlainAdaNeg:
+    """The memory as the paper fills it, one image at a time."""
+
+    def __init__(self, model, length, threshold, gap, beta, weight, groups):
+        self.id_text, self.negatives = model.id_text, model.neglabel.features[group_order(len(model.neglabel))]
+        self.length, self.high, self.low = length, threshold + gap * (1 - threshold), threshold - gap * threshold
+        self.beta, self.weight, self.groups, self.tau = beta, weight, groups, model.hparams["temperature"]
+        self.memory = {}
+
+    def learn(self, image):
+        ids, negatives = logits(image, self.id_text, self.tau), logits(image, self.negatives, self.tau)
+        score = 1 - grouped_score(ids, negatives, self.groups)
+        if self.low <= score < self.high:
+            return
+        side, first = (ids, 0) if score >= self.high else (negatives, len(ids))
+        entropy = -sum(p * math.log(p) for p in softmax(side) if p > 0)
+        slot = self.memory.setdefault(first + side.index(max(side)), [])
+        if len(slot) < self.length:
+            slot.append((entropy, image))
+        elif entropy < max(kept for kept, _ in slot) - 1e-12:
+            worst = max(range(len(slot)), key=lambda i: (slot[i][0], i))
+            del slot[worst]
+            slot.append((entropy, image))
+
+    def score(self, image):
+        cosines = []
+        for label, text in enumerate(torch.cat([self.id_text, self.negatives]).tolist()):
+            held = np.array([text, *(kept for _, kept in self.memory.get(label, []))])
+            proxy = sum(math.exp(-self.beta * (1 - np.dot(image, m))) * m for m in held)
+            cosines.append(np.dot(image, proxy) / np.linalg.norm(proxy) / self.tau)
+        texts = logits(image, self.id_text, self.tau), logits(image, self.negatives, self.tau)
+        c = len(self.id_text)
+        return grouped_score(cosines[:c], cosines[c:], self.groups) + self.weight * grouped_score(*texts, self.groups)
+
+
+@pytest.mark.parametrize(("classes", "words", "groups"), [(4, 11, 2), (1, 1, 5), (3, 6, 1)])
+@pytest.mark.parametrize(("length", "gap", "beta", "weight"), [(10, 0.5, 5.5, 0.1), (2, 0.0, 0.0, 1.0), (1, 0.2, 40.0, 0.0)])
+def test_adaneg_is_that_of_plain_loops(classes, words, groups, length, gap, beta, weight):
+    model = make_model(NAMES[:classes], negatives=WORDS[:words])
+    baseline = AdaNeg(length, 0.5, gap, beta, weight, groups)
+    baseline.prepare(model)
+    plain, images, tests = PlainAdaNeg(model, length, 0.5, gap, beta, weight, groups), stream(model, 60), stream(model, 8, seed=1)
+    for upto in (0, 20, 60):
+        learn(baseline, images[max(0, upto - 40) : upto] if upto else images[:0])
+        for image in images[max(0, upto - 40) : upto].tolist() if upto else []:
+            plain.learn(image)
+        np.testing.assert_allclose(baseline(look(model, tests)), [plain.score(x) for x in tests.tolist()], rtol=5e-5, atol=1e-9)
+        assert sorted(baseline.labels.tolist()) == sorted(label for label, kept in plain.memory.items() for _ in kept)
+    assert len(baseline.labels) >= min(4, length)
+
+
+def test_adaneg_with_an_empty_memory_is_neglabel_and_reset_makes_it_so():
+    model, x = make_model(NAMES, negatives=WORDS), rows(5, seed=9)
+    baseline = AdaNeg(text_weight=0.25, num_groups=4)
+    baseline.prepare(model)
+    first = baseline(look(model, x))
+    negatives = model.neglabel.features[group_order(11)]
+    expected = [1.25 * grouped_score(logits(v, model.id_text, 0.05), logits(v, negatives, 0.05), 4) for v in x.tolist()]
+    np.testing.assert_allclose(first, expected, rtol=5e-5)
+    learn(baseline, stream(model, 40))
+    assert not torch.equal(baseline(look(model, x)), first)
+    baseline.reset()
+    assert torch.equal(baseline(look(model, x)), first)
+
+
+@pytest.mark.parametrize("cuts", [(7,), (1, 2, 3, 90), tuple(range(1, 120)), (0, 0, 60, 60, 120)])
+@pytest.mark.parametrize("repeat", [False, True])
+def test_adaneg_does_not_depend_on_how_the_stream_is_cut(cuts, repeat):
+    model, tests = make_model(NAMES, negatives=WORDS), rows(6, seed=2)
+    images = stream(model, 120, repeat=repeat)
+    whole, pieces = AdaNeg(length=3, gap=0.1), AdaNeg(length=3, gap=0.1)
+    for baseline, where in ((whole, ()), (pieces, cuts)):
+        baseline.prepare(model)
+        learn(baseline, images, where)
+    assert torch.equal(whole.labels, pieces.labels) and len(whole.labels) > 12
+    assert torch.equal(whole.images, pieces.images)
+    torch.testing.assert_close(whole(look(model, tests)), pieces(look(model, tests)), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("length", [1, 3, 100])
+def test_keep_surest_is_the_memory_of_one_image_at_a_time(length):
+    g = torch.Generator().manual_seed(length)
+    labels, entropies = torch.randint(5, (200,), generator=g), torch.randint(4, (200,), generator=g).double()  # many ties
+    images = torch.arange(200.0)[:, None]
+    slots = {}
+    for label, entropy, image in zip(labels.tolist(), entropies.tolist(), range(200), strict=True):
+        slot = slots.setdefault(label, [])
+        slot.append((entropy, image))
+        slot.sort()
+        del slot[length:]
+    expected = [(label, *kept) for label in sorted(slots) for kept in slots[label]]
+    for cut in ([0, 200], [0, 13, 14, 150, 200]):
+        state = labels[:0], entropies[:0], images[:0]
+        for a, b in itertools.pairwise(cut):
+            new = labels[a:b], entropies[a:b], images[a:b]
+            state = adaneg.keep_surest(*(torch.cat(pair) for pair in zip(state, new, strict=True)), length)
+        assert [(int(i), float(e), int(x)) for i, e, x in zip(*state, strict=True)] == expected
+
+
+def test_adaneg_in_small_chunks_and_without_images(monkeypatch):
+    model, tests = make_model(NAMES, negatives=WORDS), rows(6, seed=2)
+    found = []
+    for chunk in (8_000_000, 1):
+        monkeypatch.setattr(adaneg, "_CHUNK", chunk)
+        baseline = AdaNeg(length=4, gap=0.1)
+        baseline.prepare(model)
+        learn(baseline, stream(model, 50))
+        found.append(baseline(look(model, tests)))
+        assert baseline(look(model, tests[:0])).shape == (0,)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=0)
+
+
+def test_adaneg_learns_what_the_ood_images_of_the_stream_look_like():
+    model = make_model(NAMES, negatives=WORDS)
+    kind = F.normalize(model.neglabel.features[:1] + 0.4 * rows(1, seed=5), dim=1)
+    seen, id_image = F.normalize(kind + 0.1 * rows(9, seed=6), dim=1), model.id_text[:1]
+    baseline = AdaNeg()
+    baseline.prepare(model)
+    before = baseline(look(model, torch.cat([seen[-1:], id_image])))
+    learn(baseline, seen[:-1])
+    after = baseline(look(model, torch.cat([seen[-1:], id_image])))
+    assert after[0] > before[0] and torch.allclose(after[1], before[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(("k", "c", "n"), [(1, 1, 1), (5, 3, 7), (4, 2, 30)])
+@pytest.mark.parametrize("chunk", [1, 8_000_000])
+def test_mean_activation_is_that_of_plain_loops(k, c, n, chunk, monkeypatch):
+    monkeypatch.setattr(tanl, "_CHUNK", chunk)
+    images, id_text, corpus = rows(k, seed=1), rows(c, seed=2), rows(n, seed=3)
+    each = [softmax(logits(v, torch.cat([id_text, corpus]), 0.1))[c:] for v in images.tolist()]
+    np.testing.assert_allclose(mean_activation(images, id_text, corpus, 0.1), np.mean(each, axis=0), rtol=2e-5)
+    assert mean_activation(images[:0], id_text, corpus).tolist() == [0.0] * n
+
+
+def test_activated_are_the_most_activated_ties_in_order():
+    activation = torch.tensor([0.0, 2.0, -1.0, 2.0, 5.0])
+    assert [activated(activation, m).tolist() for m in (1, 3, 9)] == [[4], [4, 1, 3], [4, 1, 3, 0, 2]]
+    for bad, match in ((torch.zeros(2, 2), r"\(2, 2\)"), (activation, "at least 1, got 0")):
+        with pytest.raises(ValueError, match=match):
+            activated(bad, 0 if bad.ndim == 1 else 1)
+
+
+@pytest.mark.parametrize(("c", "m", "step"), [(1, 1, 1), (3, 7, 1), (2, 7, 3), (2, 6, 3), (2, 5, 9)])
+def test_activation_aware_score_is_that_of_plain_loops(c, m, step):
+    ids, negatives = 20 * rows(6, c, seed=1), 20 * rows(6, m, seed=2)
+    expected = []
+    for f, h in zip(ids.tolist(), negatives.tolist(), strict=True):
+        s = [sum(softmax(f + h[: min(m, i + step)])[:c]) for i in range(0, m, step)]
+        expected.append(1 - sum(s) / len(s))
+    np.testing.assert_allclose(activation_aware_score(ids, negatives, step), expected, rtol=1e-9, atol=1e-14)
+
+
+def test_activation_aware_score_weighs_the_first_label_most_and_never_rounds_to_0():
+    ids, high, low = torch.zeros(1, 1), torch.tensor([[3.0, -3.0]]), torch.tensor([[-3.0, 3.0]])
+    assert activation_aware_score(ids, high) > activation_aware_score(ids, low)
+    assert 0 < activation_aware_score(torch.full((1, 1), 200.0), torch.zeros(1, 3)) < 1e-80
+    with pytest.raises(ValueError, match="no negatives"):
+        activation_aware_score(ids, ids[:, :0])
+    with pytest.raises(ValueError, match="step must be at least 1, got 0"):
+        activation_aware_score(ids, high, 0)
+
+
+def plain_otsu(scores):
+    within = []
+    for cut in range(100):
+        sides = [s for s in scores if s < cut / 100], [s for s in scores if s >= cut / 100]
+        within.append(sum(len(s) * np.var(s) for s in sides) if all(sides) else math.inf)
+    best = [cut for cut in range(100) if within[cut] == min(within) or within[cut] < min(within) + 1e-10]
+    return best[len(best) // 2] / 100
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 50, 400])
+@pytest.mark.parametrize("seed", range(4))
+def test_otsu_threshold_is_that_of_plain_loops(n, seed):
+    scores = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) ** (1 + seed)
+    assert otsu_threshold(scores) == plain_otsu(scores.tolist())
+
+
+@pytest.mark.parametrize(("scores", "cut"), [([0.2, 0.2], 0.5), ([], 0.5), ([0.0, 1.0], 0.5), ([0.015, 0.995, 0.995], 0.51)])
+def test_otsu_threshold_of_ties(scores, cut):
+    assert otsu_threshold(torch.tensor(scores)) == cut
+
+
+class PlainTANL:
+    """TANL as Algorithm 1 of the paper, without the batch-adaptive variant."""
+
+    def __init__(self, id_text, corpus, noise, some, labels, queue, gap, history, tau):
+        self.id_text, self.corpus, self.tau = id_text.tolist(), corpus.tolist(), tau
+        self.m, self.l, self.g, self.h = labels, queue, gap, history
+        self.positive, self.negative = [self.id_text[i] for i in some][:queue], noise.tolist()[-queue:]
+        self.choose()
+        self.scores = [self.score(v) for v in [*self.id_text, *noise.tolist()]][-history:]
+
+    def choose(self):
+        def act(images):
+            each = [softmax(logits(v, torch.tensor(self.id_text + self.corpus), self.tau)) for v in images]
+            return np.mean(each, axis=0)[len(self.id_text) :]
+
+        difference = act(self.negative) - act(self.positive)
+        self.chosen = sorted(range(len(self.corpus)), key=lambda i: -difference[i])[: self.m]
+
+    def score(self, v):
+        ids = logits(v, torch.tensor(self.id_text), self.tau)
+        negatives = [logits(v, torch.tensor([self.corpus[i]]), self.tau)[0] for i in self.chosen]
+        return np.mean([1 / (1 + math.exp(lse(negatives[:m]) - lse(ids))) for m in range(1, len(negatives) + 1)])
+
+    def learn(self, images):
+        scores = [self.score(v) for v in images]
+        self.scores = [*self.scores, *scores][-self.h :]
+        cut = plain_otsu(self.scores)
+        for v, s in zip(images, scores, strict=True):
+            if s >= cut + self.g * (1 - cut):
+                self.positive = [*self.positive, v][-self.l :]
+            elif s < cut - self.g * cut:
+                self.negative = [*self.negative, v][-self.l :]
+        self.choose()
+
+
+@pytest.mark.parametrize(("labels", "queue", "gap", "history"), [(4, 6, 0.2, 30), (100, 300, 0.5, 20_000), (1, 2, 0.0, 5)])
+@pytest.mark.parametrize("source", ["words", "negatives"])
+def test_tanl_is_that_of_plain_loops(labels, queue, gap, history, source):
+    words = {"nouns": ["Cat", "owl", "ant", "owl"], "adjectives": ["red", "big", "old"]} if source == "words" else {}
+    model = make_model(NAMES, negatives=WORDS, **words)
+    baseline = TANL(labels, queue, gap, history, seed=3)
+    baseline.prepare(model)
+    corpus = encode(["A owl.", "A ant.", "So red.", "So big.", "So old."]) if words else model.neglabel.features
+    assert torch.equal(baseline.corpus, corpus)
+    noise = torch.randn(15, 3, 4, 6, generator=torch.Generator().manual_seed(3)).flatten(1)[:, :16]
+    noise = noise / noise.norm(dim=1, keepdim=True)
+    some = torch.randperm(4, generator=torch.Generator().manual_seed(3)).tolist()
+    plain = PlainTANL(model.id_text, corpus, noise, some, labels, queue, gap, history, 0.05)
+    images, tests = stream(model, 40, spread=0.3, seed=7), stream(model, 6, seed=8)
+    for a, b in ((0, 0), (0, 12), (12, 13), (13, 40)):
+        if b:
+            learn(baseline, images[a:b])
+            plain.learn(images[a:b].tolist())
+        assert baseline.chosen.tolist() == plain.chosen
+        assert (len(baseline.positive), len(baseline.negative)) == (len(plain.positive), len(plain.negative))
+        np.testing.assert_allclose(baseline.scores, plain.scores, rtol=5e-5, atol=1e-6)
+        np.testing.assert_allclose(baseline(look(model, tests)), [1 - plain.score(v) for v in tests.tolist()], rtol=2e-4, atol=1e-9)
+    np.testing.assert_allclose(baseline.positive, plain.positive, rtol=1e-6)
+    np.testing.assert_allclose(baseline.negative, plain.negative, rtol=1e-6)
+
+
+def test_tanl_finds_the_labels_of_the_ood_images_and_reset_forgets_them():
+    model = make_model(NAMES, negatives=WORDS)
+    baseline = TANL(labels=2, queue=20)
+    baseline.prepare(model)
+    first = baseline.chosen, baseline(look(model, rows(4, seed=1)))
+    kinds = model.neglabel.features[[3, 7]].repeat(15, 1)
+    images = F.normalize(torch.cat([kinds, model.id_text.repeat(8, 1)]) + 0.05 * rows(62, seed=4), dim=1)
+    for _ in range(3):
+        learn(baseline, images)
+    assert set(baseline.chosen.tolist()) == {3, 7}
+    assert len(baseline.positive) == len(baseline.negative) == 20
+    baseline.reset()
+    assert torch.equal(baseline.chosen, first[0]) and torch.equal(baseline(look(model, rows(4, seed=1))), first[1])
+
+
+def test_tanl_leaves_the_global_random_state_alone_and_takes_square_images():
+    model = make_model(NAMES, negatives=WORDS)
+    model.clip.visual.image_size = 3
+    state = torch.get_rng_state()
+    made = [TANL(seed=seed) for seed in (0, 0, 1)]
+    for baseline in made:
+        baseline.prepare(model)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(made[0].noise, made[1].noise) and not torch.equal(made[0].noise, made[2].noise)
+
+
+@pytest.mark.parametrize("make", [lambda: AdaNeg(length=2, gap=0.1), lambda: TANL(labels=3)])
+def test_learning_under_inference_mode_as_without_it(make):
+    baseline = make()
+    model, images, tests = make_model(NAMES, negatives=WORDS), stream(make_model(NAMES, negatives=WORDS), 40), rows(4)
+    found = []
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            baseline.prepare(model)
+            learn(baseline, images, (9, 30))
+            found.append(baseline(look(model, tests)))
+            baseline.reset()
+            learn(baseline, images, (9, 30))
+            assert torch.equal(baseline(look(model, tests)), found[-1])
+    baseline.reset()  # outside, with tensors made inside
+    learn(baseline, images, (9, 30))
+    assert torch.equal(found[0], found[1]) and torch.equal(baseline(look(model, tests)), found[0])
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"), [(AdaNeg, "adaneg needs negative labels"), (TANL, "tanl needs nouns, adjectives or")]
+)
+def test_without_negative_labels_there_is_an_error(baseline, message):
+    with pytest.raises(ValueError, match=message):
+        baseline().prepare(make_model(NAMES))
+
+
+BAD = [
+    (AdaNeg, {"length": 0}), (AdaNeg, {"threshold": 1.5}), (AdaNeg, {"gap": -0.1}), (AdaNeg, {"sharpness": -1.0}),
+    (AdaNeg, {"text_weight": math.nan}), (AdaNeg, {"num_groups": 0}), (TANL, {"labels": 0}), (TANL, {"queue": 0}),
+    (TANL, {"gap": math.nan}), (TANL, {"history": 0}), (TANL, {"step": 0}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("baseline", "setting"), BAD)
+def test_bad_settings_are_refused_by_name_and_value(baseline, setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(ValueError, match=f"{name} must .*got {value}"):
+        baseline(**setting)
