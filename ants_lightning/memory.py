@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ants_lightning.asking import Asker, gather
+from ants_lightning.baselines import activated, confident, mean_activation, otsu_threshold
 from ants_lightning.data.batches import test_loaders, unpack_batch
 from ants_lightning.data.raw import RawImages
 from ants_lightning.evidence import Evidence, Rows, join, take
@@ -51,6 +52,9 @@ class NegativeMemory(L.Callback):
         near: V' by eq. 10 (`mean`), or the classes predicted most often (`frequent`), as in the authors' code.
         min_candidates: images are described only when more than this many wait.
         max_refreshes: refreshes of a stream in which images are described; None: all.
+        activated: score `ens` by TANL (`baselines.activation_aware_score`) against so many sentences, those that the surely-OOD
+            images since the last sync point activate most and the surely-ID ones least (the authors' option has 1,000). None: all,
+            by eq. 8.
         record: file of all answers, in `trainer.default_root_dir`; what is in it is not asked again. None: no record.
     """
 
@@ -61,14 +65,13 @@ class NegativeMemory(L.Callback):
         persist: bool = False, bank_size: int = 10_000, similar_images: bool = False, hygiene: bool = True,
         max_id_similarity: float | None = 0.95, on_failure: Literal["continue", "raise"] = "continue",
         threshold: Literal["paper", "histogram"] = "paper", near: Literal["mean", "frequent"] = "mean",
-        min_candidates: int = 0, max_refreshes: int | None = None, record: str | None = "mllm.jsonl",
+        min_candidates: int = 0, max_refreshes: int | None = None, activated: int | None = None, record: str | None = "mllm.jsonl",
     ) -> None:  # fmt: skip
-        sizes = (refresh_every, similar, ens_size, bank_size, min_candidates + 1, 1 if max_refreshes is None else max_refreshes + 1)
-        if min(sizes) < 1:
-            raise ValueError(
-                "refresh_every, similar, ens_size and bank_size must be at least 1, min_candidates and max_refreshes at least 0, "
-                f"got {refresh_every}, {similar}, {ens_size}, {bank_size}, {min_candidates}, {max_refreshes}"
-            )
+        self.settings = {name: value for name, value in locals().items() if isinstance(value, str | int | float | None)}
+        ones = dict.fromkeys(("refresh_every", "similar", "ens_size", "bank_size", "activated"), 1)
+        for name, least in {**ones, "min_candidates": 0, "max_refreshes": 0}.items():
+            if self.settings[name] is not None and self.settings[name] < least:
+                raise ValueError(f"{name} must be at least {least}, got {self.settings[name]}")
         if not (0 <= gamma <= 1 and 0 < eta <= 1 and 0 < delta <= 1):
             raise ValueError(f"gamma, eta and delta must lie in [0, 1], (0, 1], (0, 1], got {gamma}, {eta}, {delta}")
         for name, choice, known in (
@@ -80,14 +83,13 @@ class NegativeMemory(L.Callback):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
         if max_id_similarity is not None and not -1 <= max_id_similarity <= 1:
             raise ValueError(f"max_id_similarity is a cosine, got {max_id_similarity}")
-        self.settings = {name: value for name, value in locals().items() if isinstance(value, str | int | float | None)}
         self.guard = Guard(mllm)
         self.refresh_every, self.min_images, self.gamma, self.eta = refresh_every, min_images, gamma, eta
         self.delta, self.similar, self.ens_size, self.init, self.weight = delta, similar, ens_size, init, weight
         self.score_after_refresh, self.persist, self.bank_size = score_after_refresh, persist, bank_size
         self.similar_images, self.hygiene, self.max_id_similarity = similar_images, hygiene, max_id_similarity
         self.on_failure, self.record, self.threshold, self.near = on_failure, record, threshold, near
-        self.min_candidates, self.max_refreshes = min_candidates, max_refreshes
+        self.min_candidates, self.max_refreshes, self.activated = min_candidates, max_refreshes, activated
         self.evidence = Evidence(0, gamma, eta, bank_size)
         self.answers: dict[str, list[str]] = {}  # similar names by class: a class is asked once a stream
         self.sentences: list[str] = []
@@ -175,6 +177,7 @@ class NegativeMemory(L.Callback):
                 self.evidence.move_threshold()
             self._score_prequentially(pl_module, new)
             self._refresh(pl_module, negative, new)
+            self._rank_ens(pl_module, rows)
             self._weigh(pl_module, negative)
         if self.score_after_refresh:
             self._balance(pl_module, rows["features"])
@@ -235,6 +238,20 @@ class NegativeMemory(L.Callback):
             far = self._hygiene.far_enough(features).tolist() if self._hygiene else [True] * len(texts)
             self._dropped.update(answer for answer, keep in zip(good, far, strict=True) if not keep)
             space.push([text for text, keep in zip(texts, far, strict=True) if keep], features[far])
+
+    def _rank_ens(self, pl_module: ANTS, rows: Rows) -> None:
+        """Rank the ENS queue by the images since the last sync point (`activated`); not while none is surely ID or surely OOD."""
+        if self.activated is None or not len(pl_module.ens):
+            return
+        history = self.evidence.history[-20_000:]
+        masks = confident(rows["id_score"], otsu_threshold(history), gap=0.5)
+        positive, negative = (rows["features"][mask].to(pl_module.device) for mask in masks)
+        pl_module.ens_ranked = None
+        if len(positive) and len(negative):
+            texts, tau = (pl_module.id_text, pl_module.ens.features), pl_module.hparams["temperature"]
+            activation = mean_activation(negative, *texts, tau) - mean_activation(positive, *texts, tau)
+            pl_module.ens_ranked = activated(activation, self.activated)
+        pl_module.spaces_changed()
 
     def _balance(self, pl_module: ANTS, features: Tensor) -> None:
         """Add up the balanced scores of these images; an empty space scores as `neglabel`, as everywhere."""

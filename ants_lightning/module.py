@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ants_lightning import wordnet
-from ants_lightning.baselines.base import Baseline, Seen
+from ants_lightning.baselines import Baseline, Seen, activation_aware_score
 from ants_lightning.data.batches import test_loaders, unpack_batch
 from ants_lightning.metrics import OODMetrics
 from ants_lightning.mining import count_of, mine_negative_labels
@@ -84,6 +84,7 @@ class ANTS(L.LightningModule):
         self.vsnl = TextSpace(dim, vsnl_groups)
         self.weight = 0.5  # λ
         self.shaped = True  # whether there are ENS and VSNL spaces to score with
+        self.ens_ranked: Tensor | None = None  # places in the ENS queue, most activated first: `ens` is TANL's score with these
         self.metrics = nn.ModuleDict()
         self.groups: dict[str, str] = {}  # this and the next three by stream
         self.adaptation, self.results = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
@@ -152,16 +153,16 @@ class ANTS(L.LightningModule):
         """Forget what the stream taught: empty ENS and VSNL spaces, λ = 0.5, baselines as at first."""
         self.ens.clear()
         self.vsnl.clear()
-        self.weight = 0.5
+        self.weight, self.ens_ranked = 0.5, None
         for baseline in self.baselines.values():
             baseline.reset()  # type: ignore[operator]
         self.spaces_changed()
 
     def spaces_changed(self) -> None:
         """Stack all texts for the one matmul of a step; to be called after any change of a space."""
-        spaces = (self.neglabel, self.ens, self.vsnl)
-        self._stacked = torch.cat([self.id_text, *(space.grouped() for space in spaces)]).to(self.device)
-        self._sizes = [len(self.id_text), *map(len, spaces)]
+        ens = self.ens.grouped() if self.ens_ranked is None else self.ens.features[self.ens_ranked]
+        parts = [self.id_text, self.neglabel.grouped(), ens, self.vsnl.grouped()]
+        self._stacked, self._sizes = torch.cat(parts).to(self.device), [len(part) for part in parts]
 
     def score_names(self) -> list[str]:
         """The columns of the table, in order."""
@@ -214,7 +215,9 @@ class ANTS(L.LightningModule):
             if len(self.neglabel) and self.shaped:
                 scores["ens"] = scores["vsnl"] = scores["neglabel"]
                 for name, space, cosine in (("ens", self.ens, negatives[1]), ("vsnl", self.vsnl, negatives[2])):
-                    if len(space):
+                    if name == "ens" and self.ens_ranked is not None:
+                        scores[name] = activation_aware_score(id_cos / tau, cosine / tau, step=2).float()
+                    elif len(space):
                         scores[name] = margins(id_cos / tau, cosine / tau, space.num_groups).sigmoid().mean(1)
                 scores["ants"] = self.weight * scores["ens"] + (1 - self.weight) * scores["vsnl"]  # eq. 13
         return out, Seen(features, id_cos, negatives[0], patches)

@@ -52,10 +52,7 @@ def printed(words, monkeypatch, capsys):
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: path.stem)
 def test_every_part_goes_on_top_of_a_benchmark(config, monkeypatch, capsys):
-    if config.parent.name == "mllm":
-        words = ["--trainer.callbacks.mllm", str(config)]
-    else:
-        words = ["--config", str(config)]
+    words = ["--trainer.callbacks.mllm" if config.parent.name == "mllm" else "--config", str(config)]
     shown = printed(["--config", "configs/imagenet1k_openood.yaml", *words], monkeypatch, capsys)
     memory, wanted = shown["trainer"]["callbacks"][0]["init_args"], yaml.safe_load(config.read_text())
     assert shown["data"]["init_args"]["benchmark"] == "imagenet1k" and shown["model"]["nouns"] == "wordnet"

@@ -39,7 +39,7 @@ class Watched(PerfectCaptions):
 
 def test_every_baseline_is_a_column_and_changes_no_other(run, small_demo):
     mllm = Watched(small_demo)
-    memory, model, results = run(mllm, model=make_model(baselines=every()))
+    _, model, results = run(mllm, model=make_model(baselines=every()))
     plain = run(PerfectCaptions(small_demo))[2]
     for name, stream in results["streams"].items():
         assert list(stream["scores"]) == COLUMNS and stream["mllm_failures"] == 0

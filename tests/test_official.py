@@ -10,6 +10,7 @@ import yaml
 from test_cli import ROOT
 
 from ants_lightning import NegativeMemory
+from ants_lightning.baselines import otsu_threshold
 from ants_lightning.evidence import Evidence
 from ants_lightning.mining import frequent_classes, histogram_threshold
 from ants_lightning.scoring import balanced_scores
@@ -106,7 +107,7 @@ def test_evidence_admits_by_the_threshold_of_its_time():
 
 
 def test_a_refresh_waits_for_candidates_and_there_are_only_so_many(run):
-    memory, _, results = run(min_candidates=10_000, init="empty")
+    _, _, results = run(min_candidates=10_000, init="empty")
     assert all(stream["n_ens"] == 0 < stream["n_vsnl"] for stream in results["streams"].values())
     _, _, once = run(max_refreshes=1, init="empty")
     _, _, ever = run(init="empty")
@@ -130,17 +131,54 @@ def test_the_official_preset_on_the_demo(run):
 
 
 def test_balanced_weight_is_the_mean_over_all_images_seen(run):
-    memory, model, results = run(weight="balanced", refresh_every=4, min_images=1)
+    memory, _, results = run(weight="balanced", refresh_every=4, min_images=1)
     # The last of 8 batches was scored with the spaces of batch 4; its evidence and that of 5 to 7 came in at the last sync point.
     assert results["streams"]["scenes"]["lambda"] == pytest.approx(
         float(memory._balanced[0] / memory._balanced.sum())
     ) and float(memory._balanced.max()) < len(memory.evidence.history)
 
 
+def plain_activation(images, text, sentences, tau):
+    total = [0.0] * len(sentences)
+    for v in images:
+        masses = [math.exp(sum(a * b for a, b in zip(v, t, strict=True)) / tau) for t in [*text, *sentences]]
+        for i, mass in enumerate(masses[len(text) :]):
+            total[i] += mass / sum(masses) / len(images)
+    return total
+
+
+def test_activated_sentences_score_ens(run, monkeypatch):
+    seen = []
+    rank = NegativeMemory._rank_ens
+    monkeypatch.setattr(
+        NegativeMemory, "_rank_ens", lambda memory, model, rows: (rank(memory, model, rows), seen.append(rows))[0]
+    )
+    memory, model, results = run(activated=5)
+    assert results["settings"]["memory"]["activated"] == 5
+    scores, last = memory.evidence.history, seen[-1]
+    cut = otsu_threshold(scores)
+    low = [v for v, s in zip(last["features"].tolist(), last["id_score"].tolist(), strict=True) if s < cut / 2]
+    high = [v for v, s in zip(last["features"].tolist(), last["id_score"].tolist(), strict=True) if s >= (1 + cut) / 2]
+    assert low and high
+    texts, tau = (model.id_text.tolist(), model.ens.features.tolist()), model.hparams["temperature"]
+    gain = [a - b for a, b in zip(plain_activation(low, *texts, tau), plain_activation(high, *texts, tau), strict=True)]
+    best = sorted(range(len(gain)), key=lambda i: -gain[i])[:5]
+    assert model.ens_ranked.tolist() == best
+    # Against the first 2, 4 and all 5 of them.
+    image = last["features"][:1]
+    logits = (image @ torch.cat([model.id_text, model.ens.features[best]]).T / tau).double()[0].exp().tolist()
+    known, ranked = sum(logits[: len(model.id_text)]), logits[len(model.id_text) :]
+    expected = sum(sum(ranked[:m]) / (sum(ranked[:m]) + known) for m in (2, 4, 5)) / 3
+    assert model.score(image)["scores"]["ens"].item() == pytest.approx(expected, rel=1e-4)
+    plain = run()[2]
+    assert plain["streams"]["scenes"]["scores"]["vsnl"] == results["streams"]["scenes"]["scores"]["vsnl"]
+    assert plain["streams"]["scenes"]["scores"]["ens"] != results["streams"]["scenes"]["scores"]["ens"]
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [({"threshold": "edge"}, "'edge'"), ({"near": "far"}, "'far'"), ({"min_candidates": -1}, "-1"), ({"max_refreshes": -2}, "-2"),
-     ({"weight": "mean"}, "'mean'")],
+     ({"weight": "mean"}, "'mean'"), ({"activated": 0}, "activated must be at least 1, got 0")],
 )  # fmt: skip
 def test_settings_out_of_range_are_named(settings, match):
     with pytest.raises(ValueError, match=match):
