@@ -4,7 +4,8 @@
 
 ImageNet images against DTD, SUN397 and Flowers, CLIP ViT-B/32. Candidates for negative labels are the names of LVIS, OpenImages
 and Objects365, of which 15 % are kept, in groups of about 100, as NegLabel has them. CSP, EOE and GL-MCM are not among the columns:
-their texts (and patches) are not in the file. TANL's images of noise go through a tower with random weights here. Writes `runs/real_features/results.json`; ends with the table and images a second.
+their texts (and patches) are not in the file. TANL's images of noise go through a tower with random weights here.
+Writes `runs/real_features/results.json`; ends with the table and images a second.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from ants_lightning.data.features import FeatureStream
 from ants_lightning.data.streams import MixedStream
 
 SETS = {"dtd": "dtd_test_img", "sun397": "sun397_val_img", "flowers": "oxford_flowers_val_img"}
+
 
 class Features(L.LightningDataModule):
     """Streams of ImageNet and another set, from the features in the file."""
