@@ -1,3 +1,5 @@
+import hashlib
+import json
 import logging
 import os
 import shutil
@@ -8,7 +10,9 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from ants_lightning.cli import main
 from ants_lightning.data import ImageList, OpenOODDataModule
 from ants_lightning.data.class_names import CLASS_NAMES, IMAGENET_200_LABELS
 from ants_lightning.data.image_lists import leaves_root
@@ -326,3 +330,41 @@ def test_the_pack_without_overrides_lacks_four_lists():
     assert "textures" not in str(error.value)
     synsets = (PACK / "benchmark_imglist/imagenet/synset_words.txt").read_text("utf-8").splitlines()
     assert synsets[IMAGENET_200_LABELS[0]].startswith("n01443537") and synsets[IMAGENET_200_LABELS[199]].startswith("n12267677")
+
+
+@pack_only
+def test_photographs_through_the_command_end_in_a_full_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    where, sets = "benchmark_imglist/imagenet/test_{}.txt".format, {"near": ["near_animals"], "far": ["textures", "scenes"]}
+    baselines = [f"ants_lightning.baselines.{name}" for name in ("MaxLogit", "Energy", "GLMCM", "AdaNeg", "TANL")]
+    mllm = {"model": "ants_lightning/demo/models/llava", "max_new_tokens": 16, "batch_size": 32}
+    config = {
+        "trainer": {"default_root_dir": str(tmp_path), "enable_progress_bar": False, "callbacks": [{
+            "class_path": "ants_lightning.NegativeMemory",
+            "init_args": {"mllm": {"class_path": "ants_lightning.mllm.TransformersMLLM", "init_args": mllm}, "refresh_every": 1,
+                          "min_images": 8, "delta": 0.01},
+        }]},
+        "model": {"model": "ViT-B-32-quickgelu", "pretrained": None, "nouns": ["sailor", "gong", "lagoon", "ledger"],
+                  "adjectives": ["striped", "wooden"], "keep": 1.0, "num_groups": 1, "text_cache": None,
+                  "baselines": [{"class_path": path} for path in baselines]},
+        "data": {"class_path": "ants_lightning.data.OpenOODDataModule", "init_args": {
+            "root": str(PACK), "batch_size": 8, "num_workers": 0, "size": 16, "class_names": CLASS_NAMES["imagenet1k"],
+            **{group: {name: where(name) for name in names} for group, names in sets.items()},
+        }},
+    }  # fmt: skip
+    (tmp_path / "pack.yaml").write_text(json.dumps(config), "utf-8")
+    main(["test", "--config", "configs/own_data.yaml", "--config", str(tmp_path / "pack.yaml")])
+    results = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    assert {name: (s["n_id"] + s["n_ood"], s["group"]) for name, s in results["streams"].items()} == {
+        "near_animals": (16, "near"), "textures": (16, "far"), "scenes": (16, "far"),
+    }  # fmt: skip
+    for stream in results["streams"].values():
+        names = ["mcm", "neglabel", "max_logit", "energy", "gl_mcm", "adaneg", "tanl", "ens", "vsnl", "ants"]
+        assert list(stream["scores"]) == names and stream["mllm_calls"] + stream["mllm_recalled"] > 0 == stream["mllm_failures"]
+        assert stream["stream"]["size"] == 16 and set(stream["stream"]["sets"]) > {"id"}
+    assert results["benchmark"] is None and set(results["groups"]) == {"near", "far"}
+    order = load_file(tmp_path / "order.safetensors")
+    digest = hashlib.sha256(order["scenes"].numpy().astype("<i8").tobytes()).hexdigest()
+    assert digest == results["streams"]["scenes"]["stream"]["order_sha256"]
+    shown = capsys.readouterr().out
+    assert "near_animals (near)" in shown and "tanl" in shown and "mean" in shown

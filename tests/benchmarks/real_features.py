@@ -31,12 +31,12 @@ class Features(L.LightningDataModule):
 
     class_names, groups = CLASS_NAMES["imagenet1k"], dict.fromkeys(SETS, "far")
 
-    def __init__(self, file, seed, batch_size):
+    def __init__(self, file, seed, batch_size, names):
         super().__init__()
         self.seed, self.batch_size = seed, batch_size
         known = {"features": features(file, "imagenet_img"), "label": torch.from_numpy(file["imagenet_lab"])}
         self.streams = {}
-        for name, key in SETS.items():
+        for name, key in ((name, SETS[name]) for name in names):
             unknown = {"features": features(file, key)}
             unknown["label"] = torch.zeros(len(unknown["features"]), dtype=torch.long)
             stream = MixedStream(range(len(known["label"])), {name: range(len(unknown["label"]))}, transform=None, seed=seed)
@@ -58,14 +58,14 @@ def make_model(file, **settings):
     model.encoder.remember([f"The nice {name}." for name in Features.class_names], features(file, "imagenet_text_b"))
     return model
 
-def run(path, seed=0, batch_size=64, root="runs/real_features"):
+def run(path, seed=0, batch_size=64, names=tuple(SETS), root="runs/real_features"):
     file, report = np.load(path), Report()
     model = make_model(file, baselines=[MaxLogit(), Energy(), AdaNeg(), TANL()])
     trainer = L.Trainer(
         accelerator="auto", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=root,
         callbacks=[NegativeMemory(None, refresh_every=1), report],
     )  # fmt: skip
-    data = Features(file, seed, batch_size)
+    data = Features(file, seed, batch_size, names)
     start = time.perf_counter()
     trainer.test(model, data, verbose=False)
     seconds = time.perf_counter() - start
