@@ -335,6 +335,14 @@ def test_the_pack_without_overrides_lacks_four_lists():
 @pack_only
 def test_photographs_through_the_command_end_in_a_full_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(Path(__file__).parents[1])
+    root = tmp_path / "root"  # the same photographs, but only 12 classes of ID: 1,000 names take the text tower a minute
+    (root / "benchmark_imglist/imagenet").mkdir(parents=True)
+    for path in PACK.iterdir():
+        if path.is_dir() and path.name != "benchmark_imglist":
+            (root / path.name).symlink_to(path.resolve())
+    for path in (PACK / "benchmark_imglist/imagenet").glob("test_*.txt"):
+        lines = [line for line in path.read_text("utf-8").splitlines() if int(line.split()[-1]) < 12]
+        (root / "benchmark_imglist/imagenet" / path.name).write_text("\n".join(lines), "utf-8")
     where, sets = "benchmark_imglist/imagenet/test_{}.txt".format, {"near": ["near_animals"], "far": ["textures", "scenes"]}
     baselines = [f"ants_lightning.baselines.{name}" for name in ("MaxLogit", "Energy", "GLMCM", "AdaNeg", "TANL")]
     mllm = {"model": "ants_lightning/demo/models/llava", "max_new_tokens": 16, "batch_size": 32}
@@ -342,13 +350,14 @@ def test_photographs_through_the_command_end_in_a_full_table(tmp_path, monkeypat
         "trainer": {"default_root_dir": str(tmp_path), "enable_progress_bar": False, "callbacks": [{
             "class_path": "ants_lightning.NegativeMemory",
             "init_args": {"mllm": {"class_path": "ants_lightning.mllm.TransformersMLLM", "init_args": mllm}, "refresh_every": 1,
-                          "min_images": 8, "delta": 0.01},
+                          "min_images": 8, "delta": 0.3},
         }]},
         "model": {"model": "ViT-B-32-quickgelu", "pretrained": None, "nouns": ["sailor", "gong", "lagoon", "ledger"],
                   "adjectives": ["striped", "wooden"], "keep": 1.0, "num_groups": 1, "text_cache": None,
                   "baselines": [{"class_path": path} for path in baselines]},
         "data": {"class_path": "ants_lightning.data.OpenOODDataModule", "init_args": {
-            "root": str(PACK), "batch_size": 8, "num_workers": 0, "size": 16, "class_names": CLASS_NAMES["imagenet1k"],
+            "root": str(root), "batch_size": 4, "num_workers": 0, "size": 16, "ood_share": 0.5,
+            "class_names": CLASS_NAMES["imagenet1k"][:12],
             **{group: {name: where(name) for name in names} for group, names in sets.items()},
         }},
     }  # fmt: skip

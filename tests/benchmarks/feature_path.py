@@ -71,4 +71,5 @@ if __name__ == "__main__":
         for memory in (False, True):
             many, _ = timed(model, loader, memory)
             what = "with NegativeMemory" if memory else "MCM and NegLabel alone"
-            print(f"{n} features, {classes} classes, {negatives} labels, {what}: {n / many:.0f} a second, {seconds * n / 400 / many:.0f} times")
+            ratio = seconds * n / 400 / many
+            print(f"{n} features, {classes} classes, {negatives} labels, {what}: {n / many:.0f} a second, {ratio:.0f} times")
