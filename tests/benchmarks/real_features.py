@@ -59,6 +59,7 @@ def make_model(file, **settings):
     return model
 
 def run(path, seed=0, batch_size=64, names=tuple(SETS), root="runs/real_features"):
+    L.seed_everything(seed, verbose=False)
     file, report = np.load(path), Report()
     model = make_model(file, baselines=[MaxLogit(), Energy(), AdaNeg(), TANL()])
     trainer = L.Trainer(
