@@ -67,7 +67,8 @@ class NegativeMemory(L.Callback):
         threshold: Literal["paper", "histogram"] = "paper", near: Literal["mean", "frequent"] = "mean",
         min_candidates: int = 0, max_refreshes: int | None = None, activated: int | None = None, record: str | None = "mllm.jsonl",
     ) -> None:  # fmt: skip
-        self.settings: dict[str, Any] = {name: value for name, value in locals().items() if isinstance(value, str | int | float | None)}
+        given = locals().items()
+        self.settings: dict[str, Any] = {name: value for name, value in given if isinstance(value, str | int | float | None)}
         ones = dict.fromkeys(("refresh_every", "similar", "ens_size", "bank_size", "activated"), 1)
         for name, least in {**ones, "min_candidates": 0, "max_refreshes": 0}.items():
             if self.settings[name] is not None and self.settings[name] < least:
