@@ -1,6 +1,7 @@
 """What ANTS mines: negative labels, negative images and similar classes. Pure functions."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -42,6 +43,16 @@ def _percentile(x: Tensor, share: float) -> Tensor:
     place = share * (x.shape[1] - 1)
     largest = x.topk(x.shape[1] - math.floor(place), dim=1).values
     return largest[:, -1].lerp(largest[:, -2:][:, 0], place % 1)
+
+
+def without_names(words: Sequence[str], class_names: Sequence[str]) -> list[str]:
+    """Candidates, each once, that are no ID class name but for case: NegLabel's rule (an MLLM's answers get all of `Hygiene`).
+
+    >>> without_names(["gong", "Star", "gong", "sea"], ["star"])
+    ['gong', 'sea']
+    """
+    known = {name.lower() for name in class_names}
+    return [word for word in dict.fromkeys(words) if word.lower() not in known]
 
 
 def count_of(keep: int | float, total: int) -> int:

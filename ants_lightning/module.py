@@ -14,7 +14,7 @@ from ants_lightning import wordnet
 from ants_lightning.baselines import Baseline, Seen, activation_aware_score
 from ants_lightning.data.batches import test_loaders, unpack_batch
 from ants_lightning.metrics import OODMetrics
-from ants_lightning.mining import count_of, mine_negative_labels
+from ants_lightning.mining import count_of, mine_negative_labels, without_names
 from ants_lightning.scoring import check_features, margins, mcm_from_logits
 from ants_lightning.text_space import TextEncoder, TextSpace
 from ants_lightning.towers import encode_with_patches, gives_patches
@@ -127,11 +127,10 @@ class ANTS(L.LightningModule):
         for baseline in self.baselines.values():
             baseline.prepare(self)  # type: ignore[operator]
         self.encoder.flush()
-        self.reset_spaces()
+        self._clear_spaces()
 
     def _mine(self, words: list[str], prompt: str) -> list[str]:
-        known = {name.lower() for name in self.class_names}  # the paper's rule; answers of an MLLM get all of `Hygiene`
-        texts = [prompt.format(word) for word in dict.fromkeys(words) if word.lower() not in known]
+        texts = [prompt.format(word) for word in without_names(words, self.class_names)]
         if not texts:
             return []
         chosen = mine_negative_labels(self.encoder(texts), self.id_text, self.hparams["keep"], self.hparams["percentile"])
@@ -151,11 +150,14 @@ class ANTS(L.LightningModule):
 
     def reset_spaces(self) -> None:
         """Forget what the stream taught: empty ENS and VSNL spaces, λ = 0.5, baselines as at first."""
+        for baseline in self.baselines.values():
+            baseline.reset()  # type: ignore[operator]
+        self._clear_spaces()
+
+    def _clear_spaces(self) -> None:
         self.ens.clear()
         self.vsnl.clear()
         self.weight, self.ens_ranked = 0.5, None
-        for baseline in self.baselines.values():
-            baseline.reset()  # type: ignore[operator]
         self.spaces_changed()
 
     def spaces_changed(self) -> None:

@@ -38,7 +38,7 @@ class Baseline(nn.Module):
     asks_similar = False  # names similar to each ID class, of the MLLM
 
     def prepare(self, model: ANTS) -> None:
-        """At the start of a run: take texts and settings from the model, whose ID texts and N_nl are ready."""
+        """At the start of a run: take texts and settings from the model, with ID texts and N_nl ready; ends as `reset` does."""
 
     def reset(self) -> None:
         """A stream begins: forget what the one before taught."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ants_lightning.baselines.base import Baseline, Seen
-from ants_lightning.mining import count_of, mine_negative_labels
+from ants_lightning.mining import count_of, mine_negative_labels, without_names
 from ants_lightning.scoring import group_order, margins
 
 if TYPE_CHECKING:
@@ -82,10 +82,7 @@ class CSP(Baseline):
 
     def prepare(self, model: ANTS) -> None:
         """Encode and mine both pools; ValueError where the model has no nouns or no adjectives."""
-        known = {name.lower() for name in model.class_names}
-        nouns, adjectives = (
-            [word for word in dict.fromkeys(words) if word.lower() not in known] for words in (model.nouns, model.adjectives)
-        )
+        nouns, adjectives = (without_names(words, model.class_names) for words in (model.nouns, model.adjectives))
         if not nouns or not adjectives:
             raise ValueError(f"csp needs nouns and adjectives, ANTS has {len(nouns)} and {len(adjectives)}: give both")
         h = model.hparams

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ants_lightning.baselines.base import Baseline, Seen, check_counts, check_shares, confident
+from ants_lightning.mining import without_names
 
 if TYPE_CHECKING:
     from ants_lightning.evidence import Rows
@@ -151,9 +152,8 @@ class TANL(Baseline):
 
     def prepare(self, model: ANTS) -> None:
         """Take the texts, and look at the noise; ValueError without words and negative labels."""
-        known = {name.lower() for name in model.class_names}
         prompts = ((model.nouns, model.hparams["noun_prompt"]), (model.adjectives, model.hparams["adjective_prompt"]))
-        texts = [prompt.format(w) for words, prompt in prompts for w in dict.fromkeys(words) if w.lower() not in known]
+        texts = [prompt.format(w) for words, prompt in prompts for w in without_names(words, model.class_names)]
         if not texts and not len(model.neglabel):
             raise ValueError("tanl needs nouns, adjectives or negative labels, ANTS has none")
         self.id_text, self.tau = model.id_text, float(model.hparams["temperature"])
