@@ -2,7 +2,8 @@
 
 from ants_lightning.memory import NegativeMemory
 from ants_lightning.module import ANTS
+from ants_lightning.predictions import PredictionWriter
 from ants_lightning.report import Report
 
 __version__ = "0.1.0"
-__all__ = ["ANTS", "NegativeMemory", "Report"]
+__all__ = ["ANTS", "NegativeMemory", "PredictionWriter", "Report"]

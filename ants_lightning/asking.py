@@ -1,24 +1,20 @@
 """`Asker`: shares the questions to the MLLM over the ranks, and brings the answers together."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
-import torch.distributed as dist
 from PIL.Image import Image
 from torch import Tensor
 
 from ants_lightning.data.raw import RawImages
 from ants_lightning.evidence import Rows
+from ants_lightning.gathering import gather_json
 from ants_lightning.mllm.guard import Guard
+from ants_lightning.mllm.record import Asked
 
-
-def gather(value: Any) -> list[Any]:
-    """The value of every rank, in order of rank."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, value)
-    return gathered
+Sentences = dict[int, str | None]  # by row of the bank
+Names = dict[str, list[str] | None]  # similar names by class
 
 
 class Asker:
@@ -38,7 +34,7 @@ class Asker:
         self.similar_images, self.on_failure = similar_images, on_failure
         self.counts = dict(guard.counts)  # of all ranks
 
-    def describe(self, bank: Rows, rows: Tensor, class_names: Sequence[str]) -> dict[int, str | None]:
+    def describe(self, bank: Rows, rows: Tensor, class_names: Sequence[str]) -> Sentences:
         """Sentences by row of the bank (eq. 7), of this rank's; "" where the image cannot be had, None where the MLLM failed."""
         rows = rows[bank["owner"][rows] == self.rank]
         images = self._images(bank, rows.tolist())
@@ -46,12 +42,12 @@ class Asker:
         said = dict(zip(images, self.guard.describe(list(images.values()), avoid), strict=True))
         return {row: said.get(row, "") for row in rows.tolist()}
 
-    def similar_names(self, names: Sequence[str], count: int) -> dict[str, list[str] | None]:
+    def similar_names(self, names: Sequence[str], count: int) -> Names:
         """Similar names by class, for this rank's share; ranks take turns."""
         share = names[self.rank :: self.world]
         return dict(zip(share, self.guard.similar_classes(share, count), strict=True))
 
-    def similar_classes(self, bank: Rows, negative: Tensor, names: Mapping[int, str], count: int) -> dict[str, list[str] | None]:
+    def similar_classes(self, bank: Rows, negative: Tensor, names: Mapping[int, str], count: int) -> Names:
         """`similar_names` of classes by ID label (eq. 11); with eyes the rank with the negative image of lowest S_nl shows it."""
         if not self.similar_images:
             return self.similar_names(list(names.values()), count)
@@ -76,14 +72,27 @@ class Asker:
                 self.guard.failed("reading an image for the MLLM", 1, error)
         return images
 
-    def exchange(self, answers: Any) -> list[Any]:
-        """The answers of every rank, in order of rank; all go into the record, and `counts` are added up."""
+    def exchange(self, sentences: Sentences, names: Names) -> tuple[dict[int, str], dict[str, list[str]]]:
+        """The answers of all ranks, without those that failed; all go into the record, and `counts` are added up."""
         guard = self.guard
-        parts = gather((answers, guard.counts, guard.answered, guard.error))
-        for _, _, answered, _ in parts:
-            guard.keep(answered, write=self.rank == 0)
-        self.counts = {key: sum(counts[key] for _, counts, _, _ in parts) for key in self.counts}
-        errors = [f"rank {i}: {error}" for i, (*_, error) in enumerate(parts) if error]
+        answered = [[*astuple(asked), answer] for asked, answer in guard.answered]
+        parts = gather_json([list(sentences.items()), names, guard.counts, answered, guard.error])
+        all_sentences, all_names = dict[int, str](), dict[str, list[str]]()
+        for some_sentences, some_names, _, some_answered, _ in parts:
+            all_sentences.update({row: text for row, text in some_sentences if text is not None})
+            all_names.update({name: answer for name, answer in some_names.items() if answer is not None})
+            guard.keep([(Asked(*asked), answer) for *asked, answer in some_answered], write=self.rank == 0)
+        self.counts = {key: sum(counts[key] for _, _, counts, _, _ in parts) for key in self.counts}
+        errors = [f"rank {i}: {part[-1]}" for i, part in enumerate(parts) if part[-1]]
         if errors and self.on_failure == "raise":  # on all ranks, so that none waits for another
             raise RuntimeError("; ".join(errors))
-        return [part[0] for part in parts]
+        return all_sentences, all_names
+
+    def state(self) -> dict[str, Any]:
+        """See `ANTS.state`."""
+        return {"counts": self.counts, "guard": self.guard.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` told."""
+        self.counts = state["counts"]
+        self.guard.restore(state["guard"])

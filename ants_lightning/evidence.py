@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ants_lightning.mining import histogram_threshold, mine_negative_images
+from ants_lightning.mining import histogram_threshold, mine_negative_images, share_of
 
 Rows = dict[str, Tensor]  # columns side by side: one row an image
+HISTORY = 100_000  # S_nl kept; more than any benchmark's stream has, 0.4 MB
 
 
 def join(parts: Sequence[Rows]) -> Rows:
@@ -23,12 +24,12 @@ def take(rows: Rows, which: Tensor) -> Rows:
 
 
 class Evidence:
-    """The history of one stream, on the CPU; after a gather it is the same on every rank.
+    """The history of one stream, on the CPU; after a gather it is the same on every rank, and its size is bounded.
 
-    `history` keeps S_nl of every image (4 bytes each), `predicted` how often each ID class was. The bank holds the candidates,
-    S < γ, with these columns:
+    `history` keeps S_nl of the newest images, `predicted` how often each ID class was. The bank holds the candidates, S < γ, with
+    these columns:
     `index`, place in the stream; `id_score`, S_nl; `prediction`, ID label; `owner`, the rank that had the image;
-    `features` (n, d); `position`, place in the history; `described`, whether the MLLM has answered; `prequential`
+    `features` (n, d); `position`, place among all images seen; `described`, whether the MLLM has answered; `prequential`
     (n, 2), o_ens and o_vsnl from before the image's own sentence, NaN until scored.
 
     Args:
@@ -47,6 +48,7 @@ class Evidence:
         self.gamma, self.eta, self.bank_size, self.rule = gamma, eta, bank_size, threshold
         self.predicted = torch.zeros(classes, dtype=torch.long)
         self.threshold, self.n_negative = gamma, 0  # γ* and the size of X_neg
+        self.n_seen, self.n_candidates = 0, 0
         self.history, self.feature_sum = torch.empty(0), torch.zeros(dim, dtype=torch.float64)
         self.bank: Rows = {}
 
@@ -54,15 +56,20 @@ class Evidence:
         """Take images that follow those seen, in stream order: the first five columns of the bank."""
         score = rows["id_score"]
         new = (score < self.admitted_below).nonzero()[:, 0]
-        more = {
-            **take(rows, new),
-            "position": len(self.history) + new,
-            "described": torch.zeros(len(new), dtype=torch.bool),
-            "prequential": torch.full((len(new), 2), torch.nan),
-        }
-        bank = join([self.bank, more]) if self.bank else more
-        self.bank = take(bank, bank["id_score"].sort(stable=True).indices[: self.bank_size].sort().values)
-        self.history = torch.cat([self.history, score])
+        self.n_candidates += len(new)
+        if self.bank and len(self.bank["id_score"]) == self.bank_size:  # full: most come too high, and nothing is copied for them
+            new = new[score[new] < self.bank["id_score"].max()]
+        if len(new) or not self.bank:
+            more = {
+                **take(rows, new),
+                "position": self.n_seen + new,
+                "described": torch.zeros(len(new), dtype=torch.bool),
+                "prequential": torch.full((len(new), 2), torch.nan),
+            }
+            bank = join([self.bank, more]) if self.bank else more
+            self.bank = take(bank, bank["id_score"].sort(stable=True).indices[: self.bank_size].sort().values)
+        self.history = torch.cat([self.history, score])[-HISTORY:]
+        self.n_seen += len(score)
         self.feature_sum = self.feature_sum + rows["features"].double().sum(0)
         counts = torch.bincount(rows["prediction"], minlength=len(self.predicted))
         self.predicted = F.pad(self.predicted, (0, len(counts) - len(self.predicted))) + counts
@@ -73,14 +80,21 @@ class Evidence:
         return self.threshold if self.rule == "histogram" else self.gamma
 
     def mine(self) -> Tensor:
-        """Find X_neg and γ* anew in the whole history (eq. 5 and 6); returns rows of the bank, in stream order."""
+        """Find X_neg and γ* anew in all images seen (eq. 5 and 6); returns rows of the bank, in stream order.
+
+        Exact as long as the bank holds X_neg. Of more the bank's are returned; γ* is then that of the newest `HISTORY` images.
+        """
+        scores = self.bank["id_score"] if self.bank else torch.empty(0)
         if self.rule == "histogram":
-            rows = torch.arange(len(self.bank["index"]) if self.bank else 0)
-            self.n_negative = len(rows)
-            return rows
-        found, self.threshold = mine_negative_images(self.history, self.gamma, self.eta)
-        self.n_negative = len(found)
-        return torch.isin(self.bank["position"], found).nonzero()[:, 0] if self.bank else found
+            self.n_negative = len(scores)
+            return torch.arange(len(scores))
+        self.n_negative = share_of(self.eta, self.n_candidates)
+        found = scores.sort(stable=True).indices[: self.n_negative]
+        if self.n_negative > len(scores):
+            self.threshold = mine_negative_images(self.history, self.gamma, self.eta)[1]
+        else:
+            self.threshold = scores[found[-1]].item() if len(found) else self.gamma
+        return found.sort().values
 
     def move_threshold(self) -> None:
         """γ* of the authors' code, for the images that come from now on."""
@@ -99,12 +113,12 @@ class Evidence:
     @property
     def mean_feature(self) -> Tensor:
         """Mean image feature of all images seen, `(d,)`."""
-        return (self.feature_sum / max(1, len(self.history))).float()
+        return (self.feature_sum / max(1, self.n_seen)).float()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Plain tensors and numbers."""
         return {**vars(self), "bank": dict(self.bank)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Become what `state_dict` told."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` told."""
         vars(self).update(state, bank=dict(state["bank"]))

@@ -1,32 +1,36 @@
 """`NegativeMemory`: the callback that shapes the negative text space while the stream runs."""
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import lightning as L
 import torch
-from torch import Tensor
 
-from ants_lightning.asking import Asker, gather
-from ants_lightning.baselines import activated, confident, mean_activation, otsu_threshold
-from ants_lightning.data.batches import test_loaders, unpack_batch
+from ants_lightning.asking import Asker
+from ants_lightning.data.batches import stream_loaders, unpack_batch
 from ants_lightning.data.raw import RawImages
+from ants_lightning.decision import decisive
 from ants_lightning.evidence import Evidence, Rows, join, take
-from ants_lightning.hygiene import Hygiene, fold
-from ants_lightning.mining import frequent_classes, similar_classes
+from ants_lightning.gathering import gather_json, gather_rows
 from ants_lightning.mllm.base import MLLM
 from ants_lightning.mllm.guard import Guard
 from ants_lightning.module import ANTS
-from ants_lightning.scoring import adaptive_weight, balanced_scores
-from ants_lightning.text_space import TextSpace
+from ants_lightning.shaping import Shaper
+from ants_lightning.spaces import save_spaces
+
+logger = logging.getLogger(__name__)
 
 
 class NegativeMemory(L.Callback):
     """Keeps the negative images of the stream, shows them to an MLLM at sync points, and refreshes ENS, VSNL and λ.
 
-    Sync points depend on the global batch index alone; evidence is gathered there once, in stream order. A batch is
-    scored with what earlier batches taught (strict history) unless `score_after_refresh`. ValueError for a setting out of
-    range, and at the first batch where ANTS has no negative labels to start from.
+    Sync points depend on the global batch index alone; evidence is gathered there once, in stream order: W ranks with batches of B
+    end as one with W·B. A batch is scored with what earlier batches taught (strict history) unless `score_after_refresh`.
+    `trainer.predict` adapts as `trainer.test` does. The spaces that a stream ended with are kept in
+    `<trainer.default_root_dir>/spaces/<stream>` (`ANTS(spaces=…)`). ValueError for a setting out of range, and at the first batch
+    where ANTS has no negative labels to start from.
 
     Args:
         mllm: describes images and names similar classes. None: no ENS and no VSNL, only baselines that learn from the stream.
@@ -56,6 +60,7 @@ class NegativeMemory(L.Callback):
             images since the last sync point activate most and the surely-ID ones least (the authors' option has 1,000). None: all,
             by eq. 8.
         record: file of all answers, in `trainer.default_root_dir`; what is in it is not asked again. None: no record.
+        adapt: False: nothing is learnt and no MLLM is needed or loaded; the spaces stay as `ANTS(spaces=…)` has them.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class NegativeMemory(L.Callback):
         max_id_similarity: float | None = 0.95, on_failure: Literal["continue", "raise"] = "continue",
         threshold: Literal["paper", "histogram"] = "paper", near: Literal["mean", "frequent"] = "mean",
         min_candidates: int = 0, max_refreshes: int | None = None, activated: int | None = None, record: str | None = "mllm.jsonl",
+        adapt: bool = True,
     ) -> None:  # fmt: skip
         given = locals().items()
         self.settings: dict[str, Any] = {name: value for name, value in given if isinstance(value, str | int | float | None)}
@@ -84,213 +90,150 @@ class NegativeMemory(L.Callback):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
         if max_id_similarity is not None and not -1 <= max_id_similarity <= 1:
             raise ValueError(f"max_id_similarity is a cosine, got {max_id_similarity}")
-        self.guard = Guard(mllm)
+        self.guard = Guard(mllm if adapt else None)
         self.refresh_every, self.min_images, self.gamma, self.eta = refresh_every, min_images, gamma, eta
         self.delta, self.similar, self.ens_size, self.init, self.weight = delta, similar, ens_size, init, weight
         self.score_after_refresh, self.persist, self.bank_size = score_after_refresh, persist, bank_size
         self.similar_images, self.hygiene, self.max_id_similarity = similar_images, hygiene, max_id_similarity
         self.on_failure, self.record, self.threshold, self.near = on_failure, record, threshold, near
-        self.min_candidates, self.max_refreshes, self.activated = min_candidates, max_refreshes, activated
-        self.evidence = Evidence(0, gamma, eta, bank_size)
-        self.answers: dict[str, list[str]] = {}  # similar names by class: a class is asked once a stream
-        self.sentences: list[str] = []
-        self._fresh = True  # nothing learnt yet that the next stream may keep
+        self.min_candidates, self.max_refreshes, self.activated, self.adapt = min_candidates, max_refreshes, activated, adapt
+        self.shaper = Shaper(self)
+        self.stream = -1  # which one is running
 
     def on_test_start(self, trainer: L.Trainer, pl_module: ANTS) -> None:  # type: ignore[override]
         """Get the MLLM ready, open the record, and find how many batches every rank has."""
+        self.stream = -1
+        if not self.adapt:
+            return
         pl_module.shaped = self.guard.mllm is not None
         if self.guard.mllm is not None:
             self.guard.mllm.setup(pl_module.device)
-        self._of_all_classes: dict[str, list[str]] = {}
         self.guard.open_record(Path(trainer.default_root_dir) / self.record if self.record else None)
-        shared = gather([float(n) for n in trainer.num_test_batches])
-        self._common_batches = [min(counts) for counts in zip(*shared, strict=True)]
-        self._streams = test_loaders(trainer)
+        self._loaders = stream_loaders(trainer)
+        counts = trainer.num_predict_batches if trainer.predicting else trainer.num_test_batches
+        self._batches = [float(n) for n in counts]  # of each stream, here
+        self._most = [max(of) for of in zip(*gather_json(self._batches), strict=True)]  # of any rank
+        self.shaper.of_all_classes = {}
 
     def on_test_batch_start(  # type: ignore[override]
         self, trainer: L.Trainer, pl_module: ANTS, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """At the first batch of a stream, forget the one before."""
-        if batch_idx:
-            return
-        if not len(pl_module.neglabel):
-            raise ValueError("NegativeMemory needs negative labels to start from: give ANTS nouns or adjectives")
-        if self._fresh or not self.persist:
-            classes, dim = pl_module.id_text.shape
-            self.evidence = Evidence(dim, self.gamma, self.eta, self.bank_size, self.threshold, classes)
-            self.answers, self.sentences = {}, pl_module.neglabel.labels if self.init == "neglabel" else []
-        elif self.evidence.bank:  # the images of another stream cannot be shown any more
-            self.evidence.set_described(torch.arange(len(self.evidence.bank["index"])))
-        self._pending: list[Rows] = []
-        dataset = list(self._streams.values())[dataloader_idx].dataset
-        self._raw = RawImages(dataset, pl_module.preprocess, self.bank_size)
-        self._seen_here, self._lambdas, self._refreshes = 0, {"paper": 0.5, "prequential": 0.5}, 0
-        self._balanced = torch.zeros(2, dtype=torch.float64)  # sums of o_ens and o_vsnl over the stream
-        self._asker = Asker(self.guard, self._raw, trainer.global_rank, trainer.world_size, self.similar_images, self.on_failure)
-        self._dropped = set[str]()
-        self._hygiene = Hygiene(pl_module.class_names, pl_module.id_text, self.max_id_similarity) if self.hygiene else None
-        pl_module.reset_spaces()
-        if self._common_batches[dataloader_idx]:
-            self._ask_for_all_classes(pl_module)
-        pl_module.ens.capacity = self.ens_size
-        if self.sentences and pl_module.shaped:
-            pl_module.ens.push(self.sentences, pl_module.encoder(self.sentences))
-        self._set_vsnl(pl_module, list(self.answers))
-        self._weigh(pl_module, self.evidence.mine())
-        self._publish(pl_module, dataloader_idx)
+        """At the first batch of a stream, end the one before and forget it."""
+        if batch is not None and self.adapt:
+            self._advance(trainer, pl_module, dataloader_idx)
+
+    def _advance(self, trainer: L.Trainer, pl_module: ANTS, to: int) -> None:
+        """End and begin streams until `to` runs; also those of which this rank has no batch, for the others exchange in them."""
+        while self.stream < to:
+            self._end_stream(trainer, pl_module)
+            if self.stream == -1 and not len(pl_module.neglabel):
+                raise ValueError("NegativeMemory needs negative labels to start from: give ANTS nouns or adjectives")
+            self.stream += 1
+            self._pending: list[Rows] = []
+            self.shaper.begin(pl_module, self._make_asker(trainer, pl_module))
+            self._publish(pl_module)
+
+    def _make_asker(self, trainer: L.Trainer, pl_module: ANTS) -> Asker:
+        self._raw = RawImages(list(self._loaders.values())[self.stream].dataset, pl_module.preprocess, self.bank_size)
+        return Asker(self.guard, self._raw, trainer.global_rank, trainer.world_size, self.similar_images, self.on_failure)
 
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: L.Trainer, pl_module: ANTS, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Take the evidence of the batch; at a sync point refresh."""
+        if outputs is None or not self.adapt:
+            return
         index, score = outputs["index"], outputs["id_score"]
-        if index is None:  # a foreign loader: ranks take turns, as in Lightning's samplers
-            places = self._seen_here + torch.arange(len(score), device=score.device)
-            index = places * trainer.world_size + trainer.global_rank
-        self._seen_here += len(score)
-        rows = {"index": index, "id_score": score, "owner": torch.full_like(index, trainer.global_rank)}
-        self._pending.append({**rows, "prediction": outputs["prediction"], "features": outputs["features"]})
-        self._raw.keep(unpack_batch(batch)[0], index, score < self.evidence.admitted_below)
-        if (batch_idx + 1) % self.refresh_every == 0 and batch_idx < self._common_batches[dataloader_idx]:
+        self._pending.append({
+            "index": index, "id_score": score, "owner": torch.full_like(index, trainer.global_rank),
+            "prediction": outputs["prediction"], "features": outputs["features"], "ood_score": decisive(outputs["scores"]),
+        })  # fmt: skip
+        images = unpack_batch(batch)[0] if outputs["kept"] is None else unpack_batch(batch)[0][outputs["kept"]]
+        self._raw.keep(images, index, score < self.shaper.evidence.admitted_below)
+        if (batch_idx + 1) % self.refresh_every == 0:
             self._sync(pl_module)
-            self._publish(pl_module, dataloader_idx)
             if self.score_after_refresh:
-                outputs.update(pl_module.score(outputs["features"]))
+                outputs.update(pl_module.decide(pl_module.score(outputs["features"])))
 
     def _sync(self, pl_module: ANTS) -> None:
-        """Gather the evidence since the last sync point, mine, ask, push, weigh."""
-        here, self._pending = join(self._pending), []
-        rows = join(gather({name: column.cpu() for name, column in here.items()}))
-        rows = take(rows, rows["index"].argsort(stable=True))
-        for baseline in pl_module.baselines.values():
-            baseline.learn({name: column.to(pl_module.device) for name, column in rows.items()})  # type: ignore[operator]
-        self.evidence.add(rows)
-        self._fresh = False
-        if not self.score_after_refresh:
-            self._balance(pl_module, rows["features"])
-        if pl_module.shaped and len(self.evidence.history) >= self.min_images:
-            negative = self.evidence.mine()
-            new = negative[~self.evidence.bank["described"][negative]]
-            if len(new) <= self.min_candidates or self._refreshes == self.max_refreshes:
-                new = new[:0]
-            if len(new):
-                self._refreshes += 1
-                self.evidence.move_threshold()
-            self._score_prequentially(pl_module, new)
-            self._refresh(pl_module, negative, new)
-            self._rank_ens(pl_module, rows)
-            self._weigh(pl_module, negative)
-        if self.score_after_refresh:
-            self._balance(pl_module, rows["features"])
+        """Gather the evidence since the last sync point, in stream order, and learn from it."""
+        here, self._pending = join([self._no_rows(pl_module), *self._pending]), []
+        rows = join(gather_rows(here))
+        self.shaper.learn(pl_module, take(rows, rows["index"].argsort(stable=True)))
+        self._publish(pl_module)
 
-    def _score_prequentially(self, pl_module: ANTS, new: Tensor) -> None:
-        """Score new negative images before their own sentences enter; not while VSNL is empty: `vsnl` is `neglabel` then."""
-        if len(new) and len(pl_module.vsnl):
-            scores = pl_module.score_spaces(self.evidence.bank["features"][new].to(pl_module.device))["scores"]
-            self.evidence.set_prequential(new, torch.stack([scores["ens"], scores["vsnl"]], 1).cpu())
+    def _no_rows(self, pl_module: ANTS) -> Rows:
+        """No image: what a rank without a batch gives."""
+        number = torch.empty(0, dtype=torch.long, device=pl_module.device)
+        score = torch.empty(0, device=pl_module.device)
+        features = pl_module.id_text[:0]
+        return {"index": number, "id_score": score, "owner": number, "prediction": number, "features": features, "ood_score": score}
 
-    def _refresh(self, pl_module: ANTS, negative: Tensor, new: Tensor) -> None:
-        """Ask the MLLM for this rank's share, exchange the answers, push ENS (eq. 7) and set VSNL (eq. 11)."""
-        evidence, asker = self.evidence, self._asker
-        if self.near == "mean":
-            near = similar_classes(evidence.mean_feature, pl_module.id_text.cpu(), self.delta).tolist()
-        else:
-            near = frequent_classes(evidence.predicted, self.delta).tolist()
-        self.guard.begin_refresh()
-        unknown = {c: pl_module.class_names[c] for c in near if pl_module.class_names[c] not in self.answers}
-        labels = asker.similar_classes(evidence.bank, negative, unknown, self.similar)
-        sentences = asker.describe(evidence.bank, new, pl_module.class_names)
-        said: dict[int, str] = {}
-        for some_sentences, some_labels in asker.exchange((sentences, labels)):
-            said.update({row: text for row, text in some_sentences.items() if text is not None})
-            self.answers.update({name: answer for name, answer in some_labels.items() if answer is not None})
-        evidence.set_described(torch.tensor(list(said), dtype=torch.long))
-        self._push(pl_module, pl_module.ens, [said[row] for row in sorted(said) if said[row]], "sentence_prompt")
-        self.sentences = pl_module.ens.labels
-        self._set_vsnl(pl_module, [pl_module.class_names[c] for c in near])
-
-    def _ask_for_all_classes(self, pl_module: ANTS) -> None:
-        """Similar names of every ID class, once a run, for the baselines that want them (EOE)."""
-        asking = [baseline for baseline in pl_module.baselines.values() if baseline.asks_similar]
-        missing = [name for name in pl_module.class_names if name not in self._of_all_classes]
-        if not (asking and missing and pl_module.shaped):
+    def _end_stream(self, trainer: L.Trainer, pl_module: ANTS) -> None:
+        """The sync points of batches that only other ranks had; then keep the spaces."""
+        if self.stream < 0:
             return
-        self.guard.begin_refresh()
-        for part in self._asker.exchange(self._asker.similar_names(missing, self.similar)):
-            self._of_all_classes.update({name: answer for name, answer in part.items() if answer is not None})
-        for baseline in asking:
-            baseline.take_similar(pl_module, self._of_all_classes)  # type: ignore[operator]
+        here, most = self._batches[self.stream], self._most[self.stream]
+        for _ in range(int(most // self.refresh_every - here // self.refresh_every) if most > here else 0):
+            self._sync(pl_module)
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir) / "spaces" / quote(list(self._loaders)[self.stream], safe="")
+            try:
+                save_spaces(pl_module, folder, self.shaper.answers)
+            except (OSError, ValueError) as error:  # a full disk, or a text that is no line, costs the spaces, not the run
+                logger.warning("the spaces could not be kept in %s: %s", folder, error)
 
-    def _set_vsnl(self, pl_module: ANTS, names: list[str]) -> None:
-        """Labels similar to these classes, as far as the MLLM has answered."""
-        pl_module.vsnl.clear()
-        self._push(pl_module, pl_module.vsnl, [label for name in names for label in self.answers.get(name, [])], "id_prompt")
-        pl_module.spaces_changed()
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: ANTS) -> None:  # type: ignore[override]
+        """End the last stream."""
+        if self.adapt:
+            self._advance(trainer, pl_module, len(self._batches) - 1)
+            self._end_stream(trainer, pl_module)
 
-    def _push(self, pl_module: ANTS, space: TextSpace, answers: list[str], prompt: str) -> None:
-        """Push answers as texts, without those that hygiene drops; another spelling of a text of the space counts as that."""
-        good = [answer for answer in answers if not (self._hygiene and self._hygiene.is_id_name(answer))]
-        self._dropped.update(set(answers) - set(good))
-        spelling = {fold(text): text for text in space.labels}
-        texts = [pl_module.hparams[prompt].format(answer) for answer in good]
-        texts = [spelling.setdefault(fold(text), text) for text in texts]
-        if texts:
-            features = pl_module.encoder(texts)
-            far = self._hygiene.far_enough(features).tolist() if self._hygiene else [True] * len(texts)
-            self._dropped.update(answer for answer, keep in zip(good, far, strict=True) if not keep)
-            space.push([text for text, keep in zip(texts, far, strict=True) if keep], features[far])
+    on_predict_start = on_test_start  # type: ignore[assignment]
+    on_predict_batch_start = on_test_batch_start  # type: ignore[assignment]
+    on_predict_batch_end = on_test_batch_end  # type: ignore[assignment]
+    on_predict_epoch_end = on_test_epoch_end  # type: ignore[assignment]
 
-    def _rank_ens(self, pl_module: ANTS, rows: Rows) -> None:
-        """Rank the ENS queue by the images since the last sync point (`activated`); not while none is surely ID or surely OOD."""
-        if self.activated is None or not len(pl_module.ens):
-            return
-        history = self.evidence.history[-20_000:]
-        masks = confident(rows["id_score"], otsu_threshold(history), gap=0.5)
-        positive, negative = (rows["features"][mask].to(pl_module.device) for mask in masks)
-        pl_module.ens_ranked = None
-        if len(positive) and len(negative):
-            texts, tau = (pl_module.id_text, pl_module.ens.features), pl_module.hparams["temperature"]
-            activation = mean_activation(negative, *texts, tau) - mean_activation(positive, *texts, tau)
-            pl_module.ens_ranked = activated(activation, self.activated)
-        pl_module.spaces_changed()
+    def _publish(self, pl_module: ANTS) -> None:
+        pl_module.adaptation = {**pl_module.adaptation, list(self._loaders)[self.stream]: self.shaper.report(pl_module)}
 
-    def _balance(self, pl_module: ANTS, features: Tensor) -> None:
-        """Add up the balanced scores of these images; an empty space scores as `neglabel`, as everywhere."""
-        if self.weight != "balanced":
-            return
-        features = features.to(pl_module.device)
-        neglabel = pl_module.score_spaces(features)["scores"]["neglabel"]
-        ens, vsnl = (space.features if len(space) else pl_module.neglabel.features for space in (pl_module.ens, pl_module.vsnl))
-        scores = balanced_scores(features, pl_module.id_text, ens, vsnl, pl_module.hparams["temperature"])
-        empty = torch.tensor([not len(pl_module.ens), not len(pl_module.vsnl)], device=scores.device)
-        self._balanced = self._balanced + torch.where(empty, neglabel[:, None], scores).double().sum(0).cpu()
-        total = float(self._balanced.sum())
-        pl_module.weight = self._lambdas["balanced"] = float(self._balanced[0]) / total if total else 0.5
+    @property
+    def evidence(self) -> Evidence:
+        """Of the stream that runs."""
+        return self.shaper.evidence
 
-    def _weigh(self, pl_module: ANTS, negative: Tensor) -> None:
-        """Both estimates of λ (eq. 14)."""
-        if len(negative):
-            scores = pl_module.score_spaces(self.evidence.bank["features"][negative].to(pl_module.device))["scores"]
-            self._lambdas["paper"] = adaptive_weight(scores["ens"], scores["vsnl"])
-            pairs = self.evidence.bank["prequential"][negative]
-            self._lambdas["prequential"] = adaptive_weight(*pairs[~pairs.isnan().any(1)].unbind(1))
-        pl_module.weight = self._lambdas.get(self.weight, 0.5)
+    @property
+    def answers(self) -> dict[str, list[str]]:
+        """Similar names by class, of the stream that runs."""
+        return self.shaper.answers
 
-    def _publish(self, pl_module: ANTS, dataloader_idx: int) -> None:
-        """What results, logs and the progress bar show of the adaptation."""
-        pl_module.adaptation[list(self._streams)[dataloader_idx]] = {
-            "lambda": pl_module.weight, **{f"lambda_{name}": value for name, value in self._lambdas.items()},
-            "gamma": self.evidence.threshold, "n_negative_images": self.evidence.n_negative,
-            "n_ens": len(pl_module.ens), "n_vsnl": len(pl_module.vsnl), "n_dropped": len(self._dropped),
-            **self._asker.counts,
+    @property
+    def sentences(self) -> list[str]:
+        """The texts of the ENS queue."""
+        return self.shaper.sentences
+
+    def state(self) -> dict[str, Any]:
+        """All that the next batch depends on; see `ANTS.state`."""
+        if self.stream < 0:
+            return {"stream": -1}
+        return {
+            "stream": self.stream, "pending": list(self._pending), "raw": self._raw.state(), "shaper": self.shaper.state(),
         }  # fmt: skip
+
+    def restore(self, trainer: L.Trainer, pl_module: ANTS, state: dict[str, Any]) -> None:
+        """Become what `state` told; the module's own state is restored already."""
+        self.stream = state["stream"]
+        if self.stream >= 0:
+            self._pending = state["pending"]
+            self.shaper.restore(pl_module, self._make_asker(trainer, pl_module), state["shaper"])
+            self._raw.restore(state["raw"])
 
     def state_dict(self) -> dict[str, Any]:
         """What was learnt from the stream; a later run with `persist` starts from it."""
-        return {"evidence": self.evidence.state_dict(), "answers": self.answers, "sentences": self.sentences}
+        return {"evidence": self.evidence.state(), "answers": self.answers, "sentences": self.sentences}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        self.evidence.load_state_dict(state_dict["evidence"])
-        self.answers, self.sentences = state_dict["answers"], state_dict["sentences"]
-        self._fresh = False
+        self.evidence.restore(state_dict["evidence"])
+        self.shaper.answers, self.shaper.sentences = state_dict["answers"], state_dict["sentences"]
+        self.shaper.fresh = False

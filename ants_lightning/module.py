@@ -1,257 +1,161 @@
-"""`ANTS`: the LightningModule that scores a stream against the ID and the negative text spaces."""
+"""`ANTS`: the LightningModule that scores a stream, batch by batch."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-import lightning as L
-import open_clip
 import torch
-import torch.nn.functional as F
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from ants_lightning import wordnet
-from ants_lightning.baselines import Baseline, Seen, activation_aware_score
-from ants_lightning.data.batches import test_loaders, unpack_batch
+from ants_lightning.data.batches import stream_loaders, unpack_batch
+from ants_lightning.data.loading import keep_exact
+from ants_lightning.decision import decisive
+from ants_lightning.detector import Detector
 from ants_lightning.metrics import OODMetrics
-from ants_lightning.mining import count_of, mine_negative_labels, without_names
-from ants_lightning.scoring import check_features, margins, mcm_from_logits
-from ants_lightning.text_space import TextEncoder, TextSpace
-from ants_lightning.towers import encode_with_patches, gives_patches
 
 
-class ANTS(L.LightningModule):
+class ANTS(Detector):
     """Zero-shot OOD detection with CLIP and negative texts (ANTS, CVPR 2026, arXiv 2509.03951).
 
-    Computes every score of the table in one pass. By itself it is a plain MCM / NegLabel evaluator; the callback
-    `NegativeMemory` adapts its spaces to the stream. A setting out of range is a ValueError here; no, empty or repeated class
-    names and a missing file are one at set-up.
-
-    Args:
-        model: an open_clip model name, or `local-dir:<folder>` or `hf-hub:<repo>`.
-        pretrained: open_clip's tag for the weights, or a file; None: random weights (not used with a schema).
-        class_names: ID class names; None: the data module's `class_names`.
-        nouns: candidates for negative labels, or a text file with one a line, or `wordnet`: those of WordNet 3.0.
-        adjectives: likewise.
-        keep: which share of the nouns and of the adjectives (float), or how many of each (int), become N_nl.
-        percentile: of NegMining.
-        id_prompt: the text of an ID class and of a VSNL label; `{}` is its name.
-        noun_prompt: the text of a negative noun.
-        adjective_prompt: the text of a negative adjective.
-        sentence_prompt: the text of an ENS sentence.
-        temperature: τ of all scores but MCM.
-        mcm_temperature: τ of MCM, on cosines.
-        num_groups: G of the NegLabel and ENS spaces.
-        vsnl_groups: G of the VSNL space (some hundred labels: one group).
-        text_batch_size: texts per forward of the text tower.
-        baselines: scores of other papers, more columns of the table (`ants_lightning.baselines`).
-        label_bank: folder with the `labels.txt` of an earlier run (`TextSpace.save`), people's edits included: these texts are
-            N_nl, and nothing is mined.
-        text_cache: folder where text features are kept from one run to the next; None: they are not.
+    Arguments are those of `Detector`. By itself it is a plain MCM / NegLabel evaluator; the callback `NegativeMemory` adapts its
+    spaces to the stream.
     """
 
-    def __init__(
-        self, model: str = "ViT-B-16-quickgelu", pretrained: str | None = "openai", class_names: list[str] | None = None,
-        nouns: list[str] | str = (), adjectives: list[str] | str = (),  # type: ignore[assignment]
-        keep: int | float = 0.15, percentile: float = 0.95,
-        id_prompt: str = "The nice {}.", noun_prompt: str = "The nice {}.", adjective_prompt: str = "This is a {} photo.",
-        sentence_prompt: str = "{}",
-        temperature: float = 0.01, mcm_temperature: float = 1.0, num_groups: int = 100, vsnl_groups: int = 1,
-        text_batch_size: int = 256, baselines: list[Baseline] | None = None, label_bank: str | None = None,
-        text_cache: str | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        prompts = {"id": id_prompt, "noun": noun_prompt, "adjective": adjective_prompt, "sentence": sentence_prompt}
-        for name, prompt in prompts.items():
-            if prompt.count("{}") != 1:
-                raise ValueError(f"{name}_prompt must hold one {{}}, got {prompt!r}")
-        numbers = dict(temperature=temperature, mcm_temperature=mcm_temperature, num_groups=num_groups, vsnl_groups=vsnl_groups)
-        if not (temperature > 0 and mcm_temperature > 0 and num_groups >= 1 and vsnl_groups >= 1):
-            raise ValueError(f"temperatures must be positive and numbers of groups at least 1, got {numbers}")
-        count_of(keep, 1)
-        if class_names is not None:
-            class_names = _checked_class_names(class_names)
-        self.save_hyperparameters(ignore=["baselines"])
-        clip, _, self.preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained)
-        self.clip: Any = clip.requires_grad_(False).eval()
-        self.encoder = TextEncoder(self.clip, open_clip.get_tokenizer(model), text_batch_size, cache_dir=text_cache)
-        self.baselines: nn.ModuleDict = nn.ModuleDict(self._by_name(baselines or []))
-        self.class_names: list[str] = []
-        dim = self.encoder(["a"]).shape[1]
-        self.id_text: Tensor
-        self.register_buffer("id_text", torch.empty(0, dim), persistent=False)
-        self.neglabel, self.ens = TextSpace(dim, num_groups), TextSpace(dim, num_groups)
-        self.vsnl = TextSpace(dim, vsnl_groups)
-        self.weight = 0.5  # λ
-        self.shaped = True  # whether there are ENS and VSNL spaces to score with
-        self.ens_ranked: Tensor | None = None  # places in the ENS queue, most activated first: `ens` is TANL's score with these
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.metrics = nn.ModuleDict()
         self.groups: dict[str, str] = {}  # this and the next three by stream
         self.adaptation, self.results = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
         self.refused: dict[str, str] = {}
-
-    def _by_name(self, baselines: Sequence[Baseline]) -> dict[str, Baseline]:
-        taken = {"mcm", "neglabel", "ens", "vsnl", "ants"}
-        for baseline in baselines:
-            if baseline.name in taken:
-                raise ValueError(f"two scores with the name {baseline.name!r}")
-            if baseline.needs_patches and not gives_patches(self.clip.visual):
-                raise ValueError(f"{baseline.name} needs patch features, and {type(self.clip.visual).__name__} gives none")
-            taken.add(baseline.name)
-        self._with_patches = any(baseline.needs_patches for baseline in baselines)
-        return {baseline.name: baseline for baseline in baselines}
+        self.skip: list[int] = []  # batches of each loader that an interrupted run has done
+        self._seen = Counter[int]()  # images of each loader that came without an index
 
     def setup(self, stage: str) -> None:
-        """Check the names and the words before anything runs."""
-        names = self.hparams["class_names"]
-        if names is None:  # with names of its own the module needs no trainer
-            names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-        self.class_names = _checked_class_names(names)
-        self.nouns = _words("nouns", self.hparams["nouns"], wordnet.nouns)
-        self.adjectives = _words("adjectives", self.hparams["adjectives"], wordnet.adjectives)
-        if not (self.nouns or self.adjectives or self.hparams["label_bank"]):
-            for name, baseline in self.baselines.items():
-                if baseline.needs_negatives:
-                    raise ValueError(f"{name} needs negative labels: give ANTS nouns, adjectives or a label_bank")
-
-    def prepare(self) -> None:
-        """Encode the class names and mine the negative labels, on the module's device; called when a run starts."""
-        h: Any = self.hparams
-        self.id_text = self.encoder([h.id_prompt.format(name) for name in self.class_names])
-        if h.label_bank:
-            self.neglabel.load(Path(h.label_bank), "labels", self.encoder)
-        else:
-            texts = [*self._mine(self.nouns, h.noun_prompt), *self._mine(self.adjectives, h.adjective_prompt)]
-            if texts:
-                self.neglabel.replace(texts, self.encoder(texts))
-        for baseline in self.baselines.values():
-            baseline.prepare(self)  # type: ignore[operator]
-        self.encoder.flush()
-        self._clear_spaces()
-
-    def _mine(self, words: list[str], prompt: str) -> list[str]:
-        texts = [prompt.format(word) for word in without_names(words, self.class_names)]
-        if not texts:
-            return []
-        chosen = mine_negative_labels(self.encoder(texts), self.id_text, self.hparams["keep"], self.hparams["percentile"])
-        return [texts[i] for i in chosen.tolist()]
+        """Check the names and the words, and see to it that every image comes once, before anything runs."""
+        super().setup(stage)
+        if self._trainer is not None:
+            keep_exact(self._trainer, self.skip)
 
     def on_test_start(self) -> None:
         """Make the spaces, and one metric a test dataloader."""
-        self.prepare()
+        self._begin_run()
         groups = getattr(self.trainer.datamodule, "groups", None) or {}  # type: ignore[attr-defined]
-        self.groups = {name: groups.get(name, "ood") for name in test_loaders(self.trainer)}
-        kinds = [getattr(loader.dataset, "ood_names", ()) for loader in test_loaders(self.trainer).values()]
+        self.groups = {name: groups.get(name, "ood") for name in stream_loaders(self.trainer)}
+        kinds = [getattr(loader.dataset, "ood_names", ()) for loader in stream_loaders(self.trainer).values()]
         self.metrics = nn.ModuleDict({f"stream_{i}": OODMetrics(self.score_names(), names) for i, names in enumerate(kinds)})
         self.metrics.to(self.device)
-        self.adaptation, self.results, self.refused = {}, {}, {}
+        self.results, self.refused = {}, {}
 
-    on_predict_start = prepare
+    def _begin_run(self) -> None:
+        self.prepare()
+        self.decision.prepare(self, self.trainer.datamodule)  # type: ignore[attr-defined]
+        self.decision.refresh(self)
+        self.adaptation, self._seen = {}, Counter()
 
-    def reset_spaces(self) -> None:
-        """Forget what the stream taught: empty ENS and VSNL spaces, λ = 0.5, baselines as at first."""
-        for baseline in self.baselines.values():
-            baseline.reset()  # type: ignore[operator]
-        self._clear_spaces()
+    on_predict_start = _begin_run
 
-    def _clear_spaces(self) -> None:
-        self.ens.clear()
-        self.vsnl.clear()
-        self.weight, self.ens_ranked = 0.5, None
-        self.spaces_changed()
-
-    def spaces_changed(self) -> None:
-        """Stack all texts for the one matmul of a step; to be called after any change of a space."""
-        ens = self.ens.grouped() if self.ens_ranked is None else self.ens.features[self.ens_ranked]
-        parts = [self.id_text, self.neglabel.grouped(), ens, self.vsnl.grouped()]
-        self._stacked, self._sizes = torch.cat(parts).to(self.device), [len(part) for part in parts]
-
-    def score_names(self) -> list[str]:
-        """The columns of the table, in order."""
-        if not len(self.neglabel):
-            return ["mcm", *self.baselines]
-        return ["mcm", "neglabel", *self.baselines, *(("ens", "vsnl", "ants") if self.shaped else ())]
-
-    def forward(self, images: Tensor) -> dict[str, Any]:
-        """Score preprocessed images `(n, 3, h, w)`; NaN or Inf features are a ValueError.
-
-        Returns:
-            `features` `(n, d)`, L2-normalised, float32; `prediction` `(n,)`, ID labels; `scores`, OOD scores `(n,)` by
-            name, larger = more OOD; `id_score`, S_nl `(n,)` (absent without negative labels, as all scores but MCM).
-        """
-        return self.score(*self.encode(images))
-
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features `(n, d)` and, where a baseline needs them, patch features `(n, p, d)`; L2-normalised, float32."""
-        if not self._with_patches:
-            return F.normalize(self.clip.encode_image(images).float(), dim=1), None
-        features, patches = encode_with_patches(self.clip.visual, images)
-        return F.normalize(features.float(), dim=1), F.normalize(patches.float(), dim=2)
-
-    def score(self, features: Tensor, patches: Tensor | None = None) -> dict[str, Any]:
-        """`forward` from features `(n, d)` on: one matmul against all spaces, and the baselines."""
-        out, seen = self._compare(features, patches)
-        if self.baselines:
-            with torch.autocast(features.device.type, enabled=False):
-                scores = out["scores"] | {name: baseline(seen) for name, baseline in self.baselines.items()}
-            out["scores"] = {name: scores[name] for name in self.score_names()}
-        return out
-
-    def score_spaces(self, features: Tensor) -> dict[str, Any]:
-        """`score` without the baselines."""
-        return self._compare(features, None)[0]
-
-    def _compare(self, features: Tensor, patches: Tensor | None) -> tuple[dict[str, Any], Seen]:
-        check_features("image_features", features)
-        with torch.autocast(features.device.type, enabled=False):
-            cosines = features @ self._stacked.T
-            id_cos, *negatives = cosines.split(self._sizes, dim=1)
-            tau = self.hparams["temperature"]
-            scores = {"mcm": mcm_from_logits(id_cos / self.hparams["mcm_temperature"])}
-            out = {"features": features, "prediction": id_cos.argmax(1), "scores": scores}
-            if len(self.neglabel):
-                odds = margins(id_cos / tau, negatives[0] / tau, self.neglabel.num_groups)
-                out["id_score"] = (-odds).sigmoid().mean(1)
-                scores["neglabel"] = odds.sigmoid().mean(1)
-            if len(self.neglabel) and self.shaped:
-                scores["ens"] = scores["vsnl"] = scores["neglabel"]
-                for name, space, cosine in (("ens", self.ens, negatives[1]), ("vsnl", self.vsnl, negatives[2])):
-                    if name == "ens" and self.ens_ranked is not None:
-                        scores[name] = activation_aware_score(id_cos / tau, cosine / tau, step=2).float()
-                    elif len(space):
-                        scores[name] = margins(id_cos / tau, cosine / tau, space.num_groups).sigmoid().mean(1)
-                scores["ants"] = self.weight * scores["ens"] + (1 - self.weight) * scores["vsnl"]  # eq. 13
-        return out, Seen(features, id_cos, negatives[0], patches)
-
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Score a batch; the outputs are what `NegativeMemory` and the metrics take."""
-        x, label, index = unpack_batch(batch)
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any] | None:
+        """Score a batch; the outputs are what `NegativeMemory` and the metrics take. None for a batch that is skipped (`skip`)."""
+        if batch is None:
+            return None
+        out = self._step(batch, dataloader_idx)
+        label = out["label"]
         if label is None:
             raise ValueError("a test batch needs labels (negative = OOD); for unlabelled images use trainer.predict")
         if len(label) and int(label.max()) >= len(self.class_names):
             raise ValueError(f"label {int(label.max())} with {len(self.class_names)} class names")
-        return {**self._look(x), "label": label, "index": index}
+        return out
 
-    def _look(self, x: Tensor) -> dict[str, Any]:
-        """`forward`, or `score` where a batch holds features `(n, d)` in place of images."""
-        if x.ndim == 4:
-            return self(x)
-        if self._with_patches:
-            names = [name for name, baseline in self.baselines.items() if baseline.needs_patches]
-            raise ValueError(f"features alone hold no patches: {', '.join(names)} needs images")
-        return self.score(x.float())
+    @torch.no_grad()
+    def _step(self, batch: Any, loader: int) -> dict[str, Any]:
+        """`forward` of a batch, or `score` where it holds features `(n, d)` in place of images; those of NaN or Inf are left out.
+
+        Besides, the outputs hold `label`, `index` and `path` of the batch, `kept`, which of its rows were scored (None: all), and
+        `lost`: what the batch tells of images that could not be read, and those left out here.
+        """
+        x, label, index = unpack_batch(batch)
+        more = batch if isinstance(batch, Mapping) else {}
+        lost, path = list(more.get("lost", ())), more.get("path")
+        if index is None:  # a foreign loader: ranks take turns
+            world, rank = (self._trainer.world_size, self._trainer.global_rank) if self._trainer else (1, 0)
+            index = (self._seen[loader] + torch.arange(len(x), device=x.device)) * world + rank
+            self._seen[loader] += len(x)
+        features, patches = self._look(x)
+        kept, good = None, features.isfinite().all(1)
+        if patches is not None:
+            good &= patches.isfinite().flatten(1).all(1)
+        if not good.all():
+            kept, bad = good.nonzero()[:, 0], (~good).nonzero()[:, 0]
+            told = zip(bad.tolist(), index[bad].tolist(), strict=True)
+            lost += [{"index": place, "path": path[i] if path else "", "why": "NaN or Inf features"} for i, place in told]
+            features, index = features[kept], index[kept]
+            patches, label = (None if column is None else column[kept] for column in (patches, label))
+            path = [path[i] for i in kept.tolist()] if path else None
+        found = self.decide(self._score(features, patches))
+        return {**found, "label": label, "index": index, "path": path, "kept": kept, "lost": lost}
+
+    def decide(self, found: dict[str, Any]) -> dict[str, Any]:
+        """What `score` gives, with `lambda`, `threshold` and `is_ood` of now."""
+        is_ood = self.decision.decide(decisive(found["scores"]))
+        return {**found, "lambda": self.weight, "threshold": self.decision.value, "is_ood": is_ood}
+
+    def _look(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features of a batch of images or features."""
+        if x.ndim == 2:
+            if self._with_patches:
+                names = [name for name, baseline in self.baselines.items() if baseline.needs_patches]
+                raise ValueError(f"features alone hold no patches: {', '.join(names)} needs images")
+            return x.float(), None
+        if len(x):
+            return self.encode(x)
+        return self.id_text[:0], self.id_text.new_empty(0, 1, self.id_text.shape[1]) if self._with_patches else None
 
     def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Update the stream's metrics: after the callbacks, so that `score_after_refresh` can score once more."""
-        stacked = torch.stack([score.double() for score in outputs["scores"].values()], 1)
-        self.metrics[f"stream_{dataloader_idx}"].update(stacked, outputs["label"], outputs["prediction"])  # type: ignore[operator]
+        if outputs is None:
+            return
+        metric: Any = self.metrics[f"stream_{dataloader_idx}"]
+        scores = outputs["scores"]
+        if outputs["lost"]:
+            not_finite = 0 if outputs["kept"] is None else len(unpack_batch(batch)[0]) - len(outputs["kept"])
+            metric.lose(len(outputs["lost"]) - not_finite, not_finite)
+        stacked = torch.stack([score.double() for score in scores.values()], 1)
+        metric.update(stacked, outputs["label"], outputs["prediction"], outputs["is_ood"])
 
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """`forward` of a batch, with `class_name`s and the `index` where the batch has one; labels are not needed."""
-        x, _, index = unpack_batch(batch)
-        out = self._look(x)
-        return {**out, "class_name": [self.class_names[i] for i in out["prediction"].tolist()], "index": index}
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any] | None:
+        """`forward` of a batch, with `class_name`s, `index`, `path`, `lambda`, `threshold`, `is_ood`, `lost`; needs no labels."""
+        if batch is None:
+            return None
+        out = self._step(batch, dataloader_idx)
+        return {**out, "class_name": [self.class_names[i] for i in out["prediction"].tolist()]}
+
+    def state(self) -> dict[str, Any]:
+        """All that the next batch depends on, between two batches: tensors, lists of tensors and plain JSON values.
+
+        References, not copies: everything in it is replaced later, never edited in place.
+        """
+        return {
+            "ens": [self.ens.labels, self.ens.features], "vsnl": [self.vsnl.labels, self.vsnl.features],
+            "weight": self.weight, "ens_ranked": self.ens_ranked, "decision": self.decision.state(),
+            "adaptation": self.adaptation, "seen": list(self._seen.items()),
+            "baselines": {name: baseline.state() for name, baseline in self.baselines.items()},  # type: ignore[operator]
+            "metrics": [metric.state() for metric in self.metrics.values()],  # type: ignore[operator]
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` told, in a run that has started with the same configuration."""
+        state = apply_to_collection(state, Tensor, lambda x: x.to(self.device))
+        self.ens.replace(*state["ens"])
+        self.vsnl.replace(*state["vsnl"])
+        self.weight, self.ens_ranked = state["weight"], state["ens_ranked"]
+        self.adaptation, self._seen = state["adaptation"], Counter(dict(state["seen"]))
+        self.decision.restore(state["decision"])
+        for name, baseline in self.baselines.items():
+            baseline.restore(state["baselines"][name])  # type: ignore[operator]
+        for metric, its_state in zip(self.metrics.values(), state["metrics"], strict=True):
+            metric.restore(its_state)  # type: ignore[operator]
+        self.spaces_changed()
 
     def on_test_epoch_end(self) -> None:
         """Compute and log `test/<group>/<stream>/<score>/<metric>`, λ and the like."""
@@ -261,7 +165,9 @@ class ANTS(L.LightningModule):
             except ValueError as error:
                 self.refused[stream] = str(error)
                 continue
-            result = self.results[stream] = {"group": group, **computed, **self.adaptation.get(stream, {})}
+            frozen = {"lambda": self.weight, "n_ens": len(self.ens), "n_vsnl": len(self.vsnl)}
+            decided = {} if self.decision.value is None else {"threshold": self.decision.value}
+            result = self.results[stream] = {"group": group, **computed, **self.adaptation.get(stream, frozen), **decided}
             flat = {f"{score}/{name}": v for score, values in result["scores"].items() for name, v in values.items()}
             flat |= {k: v for k, v in result.items() if isinstance(v, int | float) and not isinstance(v, bool)}
             for key, value in flat.items():
@@ -272,22 +178,3 @@ class ANTS(L.LightningModule):
         self.encoder.flush()
         if self.refused:
             raise ValueError("; ".join(f"stream {name!r}: {why}" for name, why in self.refused.items()))
-
-
-def _checked_class_names(names: Sequence[str] | None) -> list[str]:
-    if not names:
-        raise ValueError("no class names: give ANTS(class_names=[…]) or a data module with a `class_names` attribute")
-    for i, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or name in names[:i]:
-            raise ValueError(f"class name {i} is empty, no string or given twice: {name!r}")
-    return list(names)
-
-
-def _words(name: str, words: Sequence[str] | str, of_wordnet: Callable[[], list[str]]) -> list[str]:
-    if words == "wordnet":
-        return of_wordnet()
-    if not isinstance(words, str):
-        return list(words)
-    if not Path(words).is_file():
-        raise ValueError(f"{name}: no such file: {words!r} (one word a line, UTF-8; or `wordnet`)")
-    return [line.strip() for line in Path(words).read_text("utf-8").splitlines() if line.strip()]

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from safetensors.torch import save_file
 
-from ants_lightning.data.batches import test_loaders
+from ants_lightning.data.batches import stream_loaders
 from ants_lightning.memory import NegativeMemory
 from ants_lightning.module import ANTS
 from ants_lightning.summary import summarise
@@ -53,7 +53,7 @@ def settings_of(model: ANTS, memory: NegativeMemory | None) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | list | tuple | None)
+    return isinstance(value, str | int | float | list | tuple | dict | None)
 
 
 def _plain(value: Any) -> Any:
@@ -78,7 +78,7 @@ class Report(L.Callback):
         data, root = trainer.datamodule, Path(trainer.default_root_dir)  # type: ignore[attr-defined]
         root.mkdir(parents=True, exist_ok=True)
         name = pl_module.hparams["model"]
-        sets = {name: loader.dataset for name, loader in test_loaders(trainer).items() if hasattr(loader.dataset, "description")}
+        sets = {name: loader.dataset for name, loader in stream_loaders(trainer).items() if hasattr(loader.dataset, "description")}
         memory = next((c for c in trainer.callbacks if isinstance(c, NegativeMemory)), None)  # type: ignore[attr-defined]
         self.results = build_results(
             {stream: {**result, **({"stream": sets[stream].description()} if stream in sets else {})}

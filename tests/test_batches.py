@@ -64,9 +64,14 @@ def test_batches_of_other_forms_are_named(batch, match):
     ("loaders", "expected"),
     [({"b": 1, "a": 2}, {"b": 1, "a": 2}), ([1, 2, 3], {"test": 1, "test_1": 2, "test_2": 3}), (5, {"test": 5})],
 )
-def test_test_loaders_are_named_in_order(loaders, expected):
-    found = batches.test_loaders(SimpleNamespace(test_dataloaders=loaders))
+def test_stream_loaders_are_named_in_order(loaders, expected):
+    found = batches.stream_loaders(SimpleNamespace(predicting=False, test_dataloaders=loaders))
     assert list(found.items()) == list(expected.items())
+
+
+def test_loaders_of_a_prediction_have_names_of_their_own():
+    found = batches.stream_loaders(SimpleNamespace(predicting=True, predict_dataloaders=[1, 2], test_dataloaders=[3]))
+    assert found == {"predict": 1, "predict_1": 2}
 
 
 def image_set(n, red, label=None):

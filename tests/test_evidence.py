@@ -144,27 +144,27 @@ def test_state_goes_through_a_safe_file_and_the_stream_goes_on_alike():
     evidence = added([stream(40)], gamma=0.7, eta=0.3, bank_size=20)
     evidence.set_described(evidence.mine())
     file = io.BytesIO()
-    torch.save(evidence.state_dict(), file)
+    torch.save(evidence.state(), file)
     file.seek(0)
     restored = Evidence(4)
-    restored.load_state_dict(torch.load(file, weights_only=True))
-    same(restored.state_dict(), evidence.state_dict())
+    restored.restore(torch.load(file, weights_only=True))
+    same(restored.state(), evidence.state())
     for one in (evidence, restored):
         one.add(stream(30, 40))
         one.set_prequential(one.mine(), torch.rand(1, 2, generator=torch.Generator().manual_seed(0)).expand(len(one.mine()), 2))
-    same(restored.state_dict(), evidence.state_dict())
+    same(restored.state(), evidence.state())
     assert (restored.gamma, restored.eta, restored.bank_size) == (0.7, 0.3, 20)
 
 
 def test_a_snapshot_does_not_change_when_the_stream_goes_on():
     evidence = added([stream(20)], gamma=1.0)
-    snapshot, twin = evidence.state_dict(), Evidence(4)
-    twin.load_state_dict(snapshot)
+    snapshot, twin = evidence.state(), Evidence(4)
+    twin.restore(snapshot)
     evidence.set_described(torch.tensor([0]))
     evidence.set_prequential(torch.tensor([1]), torch.tensor([[0.1, 0.2]]))
     evidence.add(stream(20, 20))
-    same(snapshot, added([stream(20)], gamma=1.0).state_dict())
-    same(twin.state_dict(), added([stream(20)], gamma=1.0).state_dict())
+    same(snapshot, added([stream(20)], gamma=1.0).state())
+    same(twin.state(), added([stream(20)], gamma=1.0).state())
 
 
 def test_join_puts_parts_one_after_another_and_take_picks_rows():
@@ -173,3 +173,35 @@ def test_join_puts_parts_one_after_another_and_take_picks_rows():
     same(join(parts), whole)
     picked = take(whole, torch.tensor([7, 0]))
     assert picked["index"].tolist() == [7, 0] and torch.equal(picked["features"], whole["features"][[7, 0]])
+
+
+def test_nothing_grows_with_the_stream(monkeypatch):
+    monkeypatch.setattr("ants_lightning.evidence.HISTORY", 50)
+    evidence = Evidence(4, gamma=0.5, eta=0.5, bank_size=10)
+    scores = []
+    for i in range(20):
+        evidence.add(part := stream(30, 30 * i))
+        scores += part["id_score"].tolist()
+        rows = evidence.mine()
+        low = [score for score in scores if score < 0.5]
+        kept = reference_bank(scores, 0.5, 10)
+        assert evidence.n_negative == math.ceil(0.5 * len(low)) and evidence.n_seen == len(scores)
+        # The bank's part of X_neg, and all of it as long as the bank holds it.
+        assert evidence.bank["position"][rows].tolist() == sorted(sorted(kept, key=lambda p: scores[p])[: evidence.n_negative])
+        if evidence.n_negative <= 10:
+            assert evidence.threshold == sorted(low)[evidence.n_negative - 1]
+        else:  # of the newest images
+            recent = sorted(score for score in scores[-50:] if score < 0.5)
+            assert evidence.threshold == recent[math.ceil(0.5 * len(recent)) - 1]
+    assert evidence.history.tolist() == scores[-50:] and len(evidence.bank["index"]) == 10
+    assert evidence.mean_feature.shape == (4,) and len(scores) == 600
+
+
+def test_a_full_bank_is_left_alone_by_scores_that_are_not_lower():
+    evidence = added([stream(30)], gamma=1.0, bank_size=5)
+    before, top = evidence.bank, float(evidence.bank["id_score"].max())
+    more = {**stream(3, 30), "id_score": torch.tensor([top, 0.99, top])}
+    evidence.add(more)
+    assert evidence.bank is before and evidence.n_candidates == 33  # nothing was copied
+    evidence.add({**stream(1, 33), "id_score": torch.tensor([0.0])})
+    assert evidence.bank is not before and 33 in evidence.bank["position"].tolist()

@@ -43,7 +43,8 @@ def test_results_follow_the_contract(run):
     assert results["model"] == {"name": demo.CLIP, "pretrained": None} and results["benchmark"] is None
     assert results["settings"]["memory"]["eta"] == 0.5 and results["settings"]["model"]["nouns"] == len(demo.WORDS["nouns"])
     keys = {
-        "group", "n_id", "n_ood", "id_accuracy", "lambda", "lambda_paper", "lambda_prequential", "gamma", "n_negative_images",
+        "group", "n_id", "n_ood", "n_unreadable", "n_not_finite", "id_accuracy", "lambda", "lambda_paper", "lambda_prequential",
+        "gamma", "n_negative_images",
         "n_ens", "n_vsnl", "n_dropped", "mllm_calls", "mllm_recalled", "mllm_failures", "mllm_seconds", "scores", "stream",
     }  # fmt: skip
     for stream in results["streams"].values():

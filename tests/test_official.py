@@ -14,6 +14,7 @@ from ants_lightning.baselines import otsu_threshold
 from ants_lightning.evidence import Evidence
 from ants_lightning.mining import frequent_classes, histogram_threshold
 from ants_lightning.scoring import balanced_scores
+from ants_lightning.shaping import Shaper
 
 
 def percentile(values, share):
@@ -134,8 +135,8 @@ def test_balanced_weight_is_the_mean_over_all_images_seen(run):
     memory, _, results = run(weight="balanced", refresh_every=4, min_images=1)
     # The last of 8 batches was scored with the spaces of batch 4; its evidence and that of 5 to 7 came in at the last sync point.
     assert results["streams"]["scenes"]["lambda"] == pytest.approx(
-        float(memory._balanced[0] / memory._balanced.sum())
-    ) and float(memory._balanced.max()) < len(memory.evidence.history)
+        float(memory.shaper.balanced[0] / memory.shaper.balanced.sum())
+    ) and float(memory.shaper.balanced.max()) < len(memory.evidence.history)
 
 
 def plain_activation(images, text, sentences, tau):
@@ -149,10 +150,8 @@ def plain_activation(images, text, sentences, tau):
 
 def test_activated_sentences_score_ens(run, monkeypatch):
     seen = []
-    rank = NegativeMemory._rank_ens
-    monkeypatch.setattr(
-        NegativeMemory, "_rank_ens", lambda memory, model, rows: (rank(memory, model, rows), seen.append(rows))[0]
-    )
+    rank = Shaper._rank_ens
+    monkeypatch.setattr(Shaper, "_rank_ens", lambda shaper, model, rows: (rank(shaper, model, rows), seen.append(rows))[0])
     memory, model, results = run(activated=25)
     assert results["settings"]["memory"]["activated"] == 25
     scores, last = memory.evidence.history, seen[-1]

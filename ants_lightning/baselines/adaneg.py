@@ -87,6 +87,7 @@ class AdaNeg(Baseline):
 
     name = "adaneg"
     needs_negatives = True
+    learned = ("labels", "entropies", "images")
     text: Tensor  # ID texts, then N_nl, (C + M, d)
     labels: Tensor  # of the images kept, into `text`, (k,), ascending
     entropies: Tensor  # (k,)

@@ -36,6 +36,7 @@ class Baseline(nn.Module):
     needs_negatives = False  # N_nl
     needs_patches = False
     asks_similar = False  # names similar to each ID class, of the MLLM
+    learned: tuple[str, ...] = ()  # the tensors that `learn` and `take_similar` change
 
     def prepare(self, model: ANTS) -> None:
         """At the start of a run: take texts and settings from the model, with ID texts and N_nl ready; ends as `reset` does."""
@@ -52,6 +53,15 @@ class Baseline(nn.Module):
 
     def take_similar(self, model: ANTS, names: Mapping[str, Sequence[str]]) -> None:
         """Take similar names by ID class name, once the MLLM gave them; classes may be missing."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What the stream taught; see `ANTS.state`."""
+        return {name: getattr(self, name) for name in self.learned}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Become what `state` told, after `prepare`."""
+        for name in self.learned:
+            setattr(self, name, state[name])
 
     def hold(self, *names: str) -> None:
         """Register empty non-persistent buffers, to be replaced."""

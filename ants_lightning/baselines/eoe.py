@@ -54,6 +54,7 @@ class EOE(Baseline):
 
     name = "eoe"
     asks_similar = True
+    learned = ("outlier_text",)
     outlier_text: Tensor
 
     def __init__(self, beta: float = 0.25, temperature: float = 1.0) -> None:

@@ -131,6 +131,7 @@ class TANL(Baseline):
 
     name = "tanl"
     needs_negatives = True
+    learned = ("positive", "negative", "scores", "chosen", "chosen_text")
     id_text: Tensor  # (C, d)
     corpus: Tensor  # (N, d)
     noise: Tensor  # (15, d)

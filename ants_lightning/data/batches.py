@@ -40,10 +40,10 @@ def unpack_batch(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
     return image, columns[0], columns[1]
 
 
-def test_loaders(trainer: L.Trainer) -> dict[str, Any]:
-    """The test dataloaders by name, in order: the keys of a dict of them, else `test`, `test_1`, …."""
-    loaders = trainer.test_dataloaders
+def stream_loaders(trainer: L.Trainer) -> dict[str, Any]:
+    """The dataloaders of the run by name, in order: the keys of a dict of them, else `test`, `test_1`, … or `predict`, …."""
+    what, loaders = ("predict", trainer.predict_dataloaders) if trainer.predicting else ("test", trainer.test_dataloaders)
     if isinstance(loaders, Mapping):
         return {str(name): loader for name, loader in loaders.items()}
     loaders = loaders if isinstance(loaders, Sequence) else [loaders]
-    return {f"test_{i}" if i else "test": loader for i, loader in enumerate(loaders)}
+    return {f"{what}_{i}" if i else what: loader for i, loader in enumerate(loaders)}

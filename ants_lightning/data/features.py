@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,18 +16,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ants_lightning.data.calibration import LabelledImages
+from ants_lightning.data.reading import attempt, collate, known_paths, lost_item
 from ants_lightning.mllm.record import pixel_hash
 
+logger = logging.getLogger(__name__)
+
+UNREADABLE = "unreadable when encoded"
 _PROBES = 16  # images of a set that are looked at to know it again
 
 
 def set_identity(dataset: Any) -> dict[str, Any]:
     """What a data set is known by: its size, its paths where it has some, and the pixels of 16 images spread evenly over it."""
     n = len(dataset)
-    paths = next((getattr(dataset, name) for name in ("paths", "samples", "imgs") if hasattr(dataset, name)), None)
-    names = [str(path[0] if isinstance(path, tuple) else path).rsplit("/", 1)[-1] for path in paths or ()]
+    names = [str(path[0] if isinstance(path, tuple) else path).rsplit("/", 1)[-1] for path in known_paths(dataset) or ()]
     places = sorted({i * (n - 1) // max(1, _PROBES - 1) for i in range(_PROBES)}) if n else []
-    seen = [pixel_hash(dataset[i][0]) for i in places]
+    seen = [attempt(lambda i=i: pixel_hash(dataset[i][0]))[0] for i in places]  # None: unreadable, now as then
     return {"n": n, "content": hashlib.sha256(json.dumps([names, seen]).encode()).hexdigest()}
 
 
@@ -40,7 +45,9 @@ def tower_identity(clip: Any, preprocess: Any, trainer: Any) -> dict[str, str]:
 
 
 class FeatureCache:
-    """A folder with `index.json` and, for each data set, `<name>.safetensors`: `features` (n, d) and `label` (n,), in its order.
+    """A folder with `index.json` and, for each data set, `<name>.safetensors`, in its order.
+
+    That has `features` (n, d), `label` (n,) and `readable` (n,); features of images that could not be had are NaN.
 
     Args:
         folder: need not exist yet.
@@ -63,14 +70,14 @@ class FeatureCache:
         return "; ".join(f"{name}: {k} was {entry.get(k)!r}, now {v!r}" for k, v in here.items() if entry.get(k) != v)
 
     def read(self, sets: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-        """`features` and `label` by name of a data set; a ValueError tells all sets that are missing or were encoded otherwise."""
+        """The columns by name of a data set; a ValueError tells all sets that are missing or were encoded otherwise."""
         wrong = [why for why in (self.difference(name, dataset) for name, dataset in sets.items()) if why]
         if wrong:
             raise ValueError("; ".join(wrong) + ": run `ants-lightning encode` with this configuration first")
         return {name: load_file(self._file(name)) for name in sets}
 
     def write(self, name: str, dataset: Any, rows: Mapping[str, Tensor]) -> None:
-        """Keep `features` (n, d) and `label` (n,) of a data set."""
+        """Keep the columns of a data set."""
         self.folder.mkdir(parents=True, exist_ok=True)
         new = self._file(name).with_suffix(".new")
         save_file({key: column.contiguous() for key, column in rows.items()}, new)
@@ -87,6 +94,8 @@ class FeatureCache:
 class FeatureStream(Dataset):
     """A stream of which the batches hold `features` in place of `image`; the MLLM still gets the images, by index.
 
+    Images that were unreadable when they were encoded are told in `lost`, as by `MixedStream`.
+
     Args:
         stream: the `MixedStream` of images.
         cached: what `FeatureCache.read` gave for each of `stream.sets`.
@@ -101,20 +110,28 @@ class FeatureStream(Dataset):
     def __len__(self) -> int:
         return len(self.stream)
 
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """A batch at once: `features` (n, d), `label` and `index` (n,)."""
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        """A batch at once: `features` (n, d), `label` and `index` (n,), and `path` and `lost` where there are any."""
         index = torch.as_tensor(indices)
         places = self.stream.order[index]
         which = torch.bucketize(places, self._ends, right=True)
         features = torch.empty(len(index), self.cached[0]["features"].shape[1])
         label = -which  # the first OOD set has -1
+        readable = torch.ones(len(index), dtype=torch.bool)
         for i, part in enumerate(self.cached):
             here = which == i
             rows = places[here] - (self._ends[i - 1] if i else 0)
             features[here] = part["features"][rows]
+            if "readable" in part:
+                readable[here] = part["readable"][rows]
             if i == 0:
                 label[here] = part["label"][rows]
-        return {"features": features, "label": label, "index": index}
+        batch: dict[str, Any] = {"features": features[readable], "label": label[readable], "index": index[readable]}
+        if self.stream.has_paths:
+            batch["path"] = [self.stream.path(i) for i in batch["index"].tolist()]
+        missing = zip(index[~readable].tolist(), label[~readable].tolist(), strict=True)
+        lost = [lost_item(i, of_image, self.stream.path(i), UNREADABLE)["lost"] for i, of_image in missing]
+        return {**batch, "lost": lost} if lost else batch
 
     def loader(self, batch_size: int, sampler: Any) -> DataLoader:
         """Batches as `__getitems__` makes them; in this process, for there is nothing to decode."""
@@ -125,37 +142,35 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-class _Transformed(Dataset):
-    def __init__(self, dataset: Any, transform: Callable[[Any], Tensor]) -> None:
-        self.dataset, self.transform = dataset, transform
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image, label = self.dataset[index]
-        return {"image": self.transform(image), "label": int(label), "index": index}
-
-
 class _Encoder(L.LightningModule):
     """Runs the image tower of `ANTS` over one data set, and writes what every rank has found."""
 
-    def __init__(self, model: Any, name: str, images: _Transformed, cache: FeatureCache, batch_size: int, workers: int) -> None:
+    def __init__(self, model: Any, name: str, images: LabelledImages, cache: FeatureCache, batch_size: int, workers: int) -> None:
         super().__init__()
         self.model, self.name, self.images, self.cache = model, name, images, cache
         self.batch_size, self.workers = batch_size, workers
-        self.rows: list[dict[str, Tensor]] = []
+        number = torch.empty(0, dtype=torch.long)
+        self.no_features = torch.empty(0, model.id_text.shape[1])
+        self.rows = [{"features": self.no_features, "label": number, "index": number, "readable": number.bool()}]
+        self.first_lost = ""
 
     def predict_dataloader(self) -> DataLoader:
         """This rank's share, none of it twice."""
         world, rank = self.trainer.world_size, self.trainer.global_rank
         sampler = UnrepeatedDistributedSampler(self.images, world, rank, shuffle=False) if world > 1 else None
-        return DataLoader(self.images, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers)
+        return DataLoader(
+            self.images, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers, collate_fn=collate
+        )  # fmt: skip
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Encode a batch; returns which images it held."""
-        features = self.model.encode(batch["image"])[0]
-        self.rows.append({"features": features.cpu(), "label": batch["label"].cpu(), "index": batch["index"].cpu()})
+        lost = batch.get("lost", [])
+        self.first_lost = self.first_lost or "".join("{path} {why}".format(**one) for one in lost[:1])
+        good = self.model.encode(batch["image"])[0].cpu() if len(batch["image"]) else self.no_features
+        row = {"features": torch.cat([good, torch.full((len(lost), good.shape[1]), torch.nan)])}
+        for name in ("label", "index"):
+            row[name] = torch.cat([batch[name].cpu(), torch.tensor([one[name] for one in lost], dtype=torch.long)])
+        self.rows.append({**row, "readable": torch.arange(len(row["index"])) < len(good)})
         return batch["index"]
 
     def _part(self, rank: int) -> Path:
@@ -169,8 +184,11 @@ class _Encoder(L.LightningModule):
         if self.global_rank == 0:
             parts = [load_file(self._part(rank)) for rank in range(self.trainer.world_size)]
             rows = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-            order = rows.pop("index").argsort()
-            self.cache.write(self.name, self.images.dataset, {key: column[order] for key, column in rows.items()})
+            order, n_lost = rows.pop("index").argsort(), int((~rows["readable"]).sum())
+            if n_lost:
+                logger.warning("%s: %d of %d images cannot be read: %s, …", self.name, n_lost, len(order), self.first_lost)
+            if n_lost < len(order):
+                self.cache.write(self.name, self.images.dataset, {key: column[order] for key, column in rows.items()})
             for rank in range(self.trainer.world_size):
                 self._part(rank).unlink()
         self.trainer.strategy.barrier()
@@ -192,12 +210,14 @@ def encode_sets(
         workers: of the loaders.
 
     Returns:
-        The names of those that were encoded.
+        The names of those that were encoded. A data set of which no image can be read is a ValueError.
     """
     cache = FeatureCache(folder, tower_identity(model.clip, transform, trainer))
     missing = [name for name, dataset in sets.items() if cache.difference(name, dataset)]
     for name in missing:
         dataset = sets[name]
-        encoder = _Encoder(model, name, _Transformed(dataset, transform), cache, batch_size, workers)
+        encoder = _Encoder(model, name, LabelledImages(dataset, transform), cache, batch_size, workers)
         trainer.predict(encoder, return_predictions=False)
+        if cache.difference(name, dataset):  # on every rank, so that none waits for another
+            raise ValueError(f"{name}: none of the {len(dataset)} images can be read: {encoder.first_lost}, …")
     return missing

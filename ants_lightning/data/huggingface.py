@@ -1,10 +1,13 @@
 """`HFDataset`: a data set of the Hugging Face `datasets` library as `(PIL image, label)`."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 from torch.utils.data import Dataset
+
+from ants_lightning.data.reading import to_rgb
 
 
 class HFDataset(Dataset):
@@ -36,10 +39,15 @@ class HFDataset(Dataset):
         """Number of images."""
         return len(self.data)
 
+    @cached_property
+    def labels(self) -> list[int]:
+        """All labels, with no image decoded."""
+        return [-1] * len(self) if self.label is None else [int(label) for label in self.data[self.label]]
+
     def __getitem__(self, index: int) -> tuple[Image, int]:
         """Image and label."""
         row = self.data[index]
-        return row[self.image].convert("RGB"), -1 if self.label is None else int(row[self.label])
+        return to_rgb(row[self.image]), -1 if self.label is None else int(row[self.label])
 
 
 def _load(path: str, split: str, name: str | None) -> Any:

@@ -11,6 +11,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ants_lightning.data.reading import open_image
+
 logger = logging.getLogger(__name__)
 
 IMAGE_FOLDERS = ("images_largescale", "images_classic", "")  # of the root, in OpenOOD's layout; "": the root itself
@@ -19,7 +21,7 @@ SHOWN = 3  # names of each kind in an error
 
 
 class ImageList(Dataset):
-    """Images by path, as `(RGB PIL image, label)`; an OSError that names the path where one cannot be read.
+    """Images by path, as `(RGB PIL image, label)`; an `ImageError` that names the path where one cannot be read.
 
     Args:
         paths: of the images.
@@ -39,11 +41,7 @@ class ImageList(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """Image and label."""
-        try:
-            with Image.open(self.paths[index]) as image:
-                return image.convert("RGB"), self.labels[index]
-        except OSError as error:
-            raise OSError(f"cannot read the image {self.paths[index]!r}: {error}") from error
+        return open_image(self.paths[index]), self.labels[index]
 
 
 def leaves_root(name: str) -> bool:

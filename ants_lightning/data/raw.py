@@ -12,19 +12,29 @@ class RawImages:
     """PIL images by their place in the stream; KeyError where one was not kept, OSError where it cannot be read.
 
     A data set with `raw_image(index)` gives them back at full resolution. For any other the wanted images of each batch
-    are de-normalised (by the `Normalize` of `preprocess`) and kept, the newest `capacity` of them.
+    are de-normalised (by the `Normalize` of `preprocess`; a ValueError where it has none) and kept, the newest `capacity` of them;
+    with 0, for a run without MLLM, none.
     """
 
     def __init__(self, dataset: Any, preprocess: Any, capacity: int) -> None:
         self._dataset = dataset if hasattr(dataset, "raw_image") else None
-        norm = next(t for t in preprocess.transforms if hasattr(t, "mean") and hasattr(t, "std"))
-        self._mean, self._std = (torch.tensor(x).view(-1, 1, 1) for x in (norm.mean, norm.std))
+        if self._dataset is None and capacity:
+            norm = next((t for t in getattr(preprocess, "transforms", ()) if hasattr(t, "mean") and hasattr(t, "std")), None)
+            if norm is None:
+                raise ValueError(
+                    f"the MLLM's images cannot be had: {type(dataset).__name__} has no raw_image(index), and the preprocessing no "
+                    f"Normalize to take back: {preprocess}"
+                )
+            self._mean, self._std = (torch.tensor(x).view(-1, 1, 1) for x in (norm.mean, norm.std))
         self._capacity = capacity
         self._kept: dict[int, Tensor] = {}
 
     def keep(self, images: Tensor, index: Tensor, wanted: Tensor) -> None:
-        """Keep the `wanted` (n,) of a batch of normalised images (n, 3, h, w), where the data set gives none back."""
-        if self._dataset is not None:
+        """Keep the `wanted` (n,) of a batch of normalised images (n, 3, h, w), where the data set gives none back.
+
+        Of features (n, d) in their place nothing can be kept.
+        """
+        if self._dataset is not None or images.ndim == 2 or not self._capacity:
             return
         pixels = images[wanted].float().cpu() * self._std + self._mean
         self._kept.update(zip(index[wanted].tolist(), (pixels.clamp(0, 1) * 255).round().to(torch.uint8), strict=True))
@@ -35,3 +45,11 @@ class RawImages:
         if self._dataset is not None:
             return self._dataset.raw_image(index)
         return to_pil_image(self._kept[index])
+
+    def state(self) -> dict[str, Any]:
+        """See `ANTS.state`."""
+        return {"index": list(self._kept), "images": list(self._kept.values())}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` told."""
+        self._kept = dict(zip(state["index"], state["images"], strict=True))

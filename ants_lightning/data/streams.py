@@ -12,8 +12,10 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ants_lightning.data.calibration import calibration_loader
 from ants_lightning.data.class_names import read_class_names
 from ants_lightning.data.features import FeatureCache, FeatureStream, encode_sets, tower_identity
+from ants_lightning.data.reading import collate, knows_paths, lost_item, path_of, read_item, to_rgb
 
 ORDERS = ("mixed", "id_first", "blocks")
 
@@ -109,6 +111,7 @@ class MixedStream(Dataset):
             raise ValueError(f"an OOD set cannot be named 'id': {list(named)}")
         self.sets, self.ood_names = (id_set, *named.values()), list(named)
         self.transform, self.seed, self.kind = transform, seed, order
+        self.has_paths = any(knows_paths(s) for s in self.sets)
         available = [len(s) for s in self.sets]  # type: ignore[arg-type]
         self._starts = [0, *accumulate(available)][:-1]
         self.counts = stream_counts(available, ood_share, size)
@@ -128,22 +131,35 @@ class MixedStream(Dataset):
             "order_sha256": hashlib.sha256(self.order.numpy().astype("<i8").tobytes()).hexdigest(),
         }
 
-    def _item(self, index: int) -> tuple[int, Any]:
+    def _place(self, index: int) -> tuple[int, int]:
+        """Which set, and where in it."""
         place = int(self.order[index])
         which = bisect_right(self._starts, place) - 1
-        return which, self.sets[which][place - self._starts[which]]
+        return which, place - self._starts[which]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`image`, `label` (negative = OOD) and `index` of a place in the stream."""
-        which, item = self._item(index)
-        label = -which if which else int(item[1])
+        """`image`, `label` (negative = OOD) and `index` of a place in the stream, and its `path` where `has_paths`.
+
+        Of an image that cannot be had `lost` alone, for `collate`; its label is then `label_of`, as the set tells it.
+        """
+        which, place = self._place(index)
+        image, label, why = read_item(self.sets[which], place, self.transform)
+        label = -which if which else int(label)
+        if why:
+            return lost_item(index, label, self.path(index), why)
         if not which and label < 0:
-            raise ValueError(f"image {int(self.order[index])} of the ID set has the negative label {label}")
-        return {"image": self.transform(item[0]), "label": label, "index": index}
+            raise ValueError(f"image {place} of the ID set has the negative label {label}")
+        return {"image": image, "label": label, "index": index, **({"path": self.path(index)} if self.has_paths else {})}
+
+    def path(self, index: int) -> str:
+        """The path of the image at a place in the stream; "" where its set does not tell it."""
+        which, place = self._place(index)
+        return path_of(self.sets[which], place)
 
     def raw_image(self, index: int) -> Any:
-        """The untransformed PIL image at a place in the stream, for the MLLM."""
-        return self._item(index)[1][0].convert("RGB")
+        """The untransformed RGB PIL image at a place in the stream, for the MLLM."""
+        which, place = self._place(index)
+        return to_rgb(self.sets[which][place][0])
 
 
 class OODDataModule(L.LightningDataModule):
@@ -167,6 +183,7 @@ class OODDataModule(L.LightningDataModule):
         mix: streams made of several OOD sets: name → names of sets. Sets in no mix keep a stream of their own. The group of a
             mix is that of its sets, or `mixed`.
         features: folder of a feature cache, made by `ants-lightning encode`: batches hold features in place of images.
+        calibration: labelled ID images, for `ANTS(threshold={"id_recall": …})`; they are in no stream.
     """
 
     def __init__(
@@ -174,9 +191,10 @@ class OODDataModule(L.LightningDataModule):
         class_names: list[str] | str | None = None, batch_size: int = 256, num_workers: int = 4, seed: int = 0,
         transform: Callable[[Any], Any] | None = None, order: str = "mixed", ood_share: float | None = None,
         size: int | None = None, mix: dict[str, list[str]] | None = None, features: str | None = None,
+        calibration: Dataset | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.features = features
+        self.features, self.calibration = features, calibration
         near, far = near or {}, far or {}
         if not near | far or set(near) & set(far):
             raise ValueError(f"OOD sets must be near or far, and there must be one: got {list(near)} and {list(far)}")
@@ -201,6 +219,8 @@ class OODDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Mix the streams, with the model's preprocessing unless a transform was given."""
+        if stage == "validate":
+            return
         model: Any = self.trainer and self.trainer.lightning_module  # with a transform of its own it needs no trainer
         transform = self.transform or model.preprocess
         self.streams: dict[str, MixedStream | FeatureStream] = {}
@@ -223,6 +243,13 @@ class OODDataModule(L.LightningDataModule):
 
     predict_dataloader = test_dataloader
 
+    def val_dataloader(self) -> DataLoader | list[Any]:
+        """The labelled ID images to set a threshold by; all of them on every rank."""
+        if self.calibration is None:
+            return []
+        model: Any = self.trainer and self.trainer.lightning_module
+        return calibration_loader(self.calibration, self.transform or model.preprocess, self.batch_size, self.num_workers)
+
     def _sets(self) -> dict[str, Dataset]:
         """Every data set, by its name in a feature cache."""
         return {"id": self.id_set, **{f"ood {name}": ood_set for name, ood_set in self.ood_sets.items()}}
@@ -239,7 +266,7 @@ class OODDataModule(L.LightningDataModule):
         sampler = UnrepeatedDistributedSampler(stream, world, rank, shuffle=False) if world > 1 else None
         if isinstance(stream, FeatureStream):
             return stream.loader(self.batch_size, sampler)
-        return DataLoader(stream, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers)
+        return DataLoader(stream, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers, collate_fn=collate)
 
 
 def _class_names(given: list[str] | str | None, classes: Sequence[str] | None) -> list[str] | None:

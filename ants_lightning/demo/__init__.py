@@ -79,10 +79,12 @@ class DemoDataModule(OODDataModule):
         n_ood: OOD images in each stream.
         batch_size: images per batch and device.
         features: folder of a feature cache, see `OODDataModule`.
+        n_calibration: labelled ID images to set a threshold by.
     """
 
     def __init__(
-        self, seed: int = 0, n_id: int = 600, n_ood: int = 600, batch_size: int = 32, features: str | None = None
+        self, seed: int = 0, n_id: int = 600, n_ood: int = 600, batch_size: int = 32, features: str | None = None,
+        n_calibration: int = 0,
     ) -> None:  # fmt: skip
         kinds = {"lookalikes": NEAR_CLASSES, "textures": list(TEXTURES), "scenes": SCENES}
         first = 1_000_003 * (seed + 1)  # far from the seeds of training
@@ -94,4 +96,5 @@ class DemoDataModule(OODDataModule):
             num_workers=0,
             seed=seed,
             features=features,
+            calibration=DrawnImages(ID_CLASSES, n_calibration, first + 4) if n_calibration else None,
         )

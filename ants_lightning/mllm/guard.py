@@ -30,6 +30,7 @@ class Guard:
         self.answered: list[tuple[Asked, Answer]] = []  # since the last `begin_refresh`
         self.error = ""  # of the last refresh
         self._warned: set[str] = set()
+        self._of_this_run: set[Asked] = set()  # in the record, got by this run before it was interrupted
         self._refresh, self._failed, self._next = 0, 0, 0  # refreshes, failed ones in a row, when to ask again
         self.reset()
 
@@ -86,8 +87,8 @@ class Guard:
         if self.record is not None:
             asked = [Asked(what, name, count, None if image is None else pixel_hash(image)) for image, name in pairs]
             answers = [self.record.answers.get(question) for question in asked]
+            self._count_recalled([(q, answer) for q, answer in zip(asked, answers, strict=True) if answer is not None])
         missing = [i for i, answer in enumerate(answers) if answer is None]
-        self.counts["mllm_recalled"] += len(pairs) - len(missing)
         if missing and self._refresh >= self._next:
             self.counts["mllm_calls"] += len(missing)
             try:
@@ -105,6 +106,29 @@ class Guard:
                         self.answered.append((asked[i], answer))
         self.counts["mllm_seconds"] += time.monotonic() - start
         return answers
+
+    def _count_recalled(self, answers: list[tuple[Asked, Answer]]) -> None:
+        """Answers that this run got before it was interrupted count as calls, so that the counts are those of one run."""
+        for question, answer in answers:
+            again = question in self._of_this_run
+            self._of_this_run.discard(question)
+            self.counts["mllm_calls" if again else "mllm_recalled"] += 1
+            self.counts["mllm_failures"] += again and not answer
+
+    def state(self) -> dict[str, Any]:
+        """See `ANTS.state`."""
+        return {
+            "counts": dict(self.counts), "warned": list(self._warned), "error": self.error,
+            "pause": [self._refresh, self._failed, self._next],
+            "recorded": None if self.record is None else len(self.record.answers),
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` told; what stands in the record after it are answers that this run got later, before it ended."""
+        self.counts, self._warned, self.error = dict(state["counts"]), set(state["warned"]), state["error"]
+        self._refresh, self._failed, self._next = state["pause"]
+        if self.record is not None and state["recorded"] is not None:
+            self._of_this_run = set(list(self.record.answers)[state["recorded"] :])
 
 
 def _usable(what: str, answer: Any) -> bool:

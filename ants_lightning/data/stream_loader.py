@@ -1,0 +1,169 @@
+"""`StreamLoader`: a loader that goes on at any batch and outlives its workers; `Shard`: what one rank takes of a stream."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import Any
+
+from torch.utils.data import DataLoader, DistributedSampler
+
+logger = logging.getLogger(__name__)
+
+MOST_RESTARTS = 3  # in a row, with no batch in between
+_KEPT = (
+    "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator",
+    "prefetch_factor",
+)  # fmt: skip
+
+
+class Shard(DistributedSampler):
+    """One rank's share of an order: element r, r + W, …, none of it twice and none left out; a share may be empty.
+
+    Lightning leaves it alone, being a `DistributedSampler`.
+
+    Args:
+        order: keys of the data set, in stream order.
+        world: W.
+        rank: r.
+    """
+
+    def __init__(self, order: Sequence[Any], world: int, rank: int) -> None:
+        super().__init__(order, world, rank, shuffle=False)  # type: ignore[arg-type]
+        self.order = order
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.order[self.rank :: self.num_replicas])
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.order), self.num_replicas))
+
+
+class StreamLoader(DataLoader):
+    """Yields None for the first `skip` batches without loading them, and starts again where a worker was killed.
+
+    Batches come in order, whatever the loader it is made from says. When workers are killed more than `MOST_RESTARTS` times with no
+    batch in between, torch's RuntimeError is raised.
+
+    Args:
+        loader: which gives data set, collate_fn, workers and the like.
+        batch_sampler: gives the batches; asked once an iteration, so that its order counts even if it is another each time.
+        skip: batches.
+    """
+
+    def __init__(self, loader: DataLoader, batch_sampler: Any, skip: int = 0) -> None:
+        kept = {name: getattr(loader, name) for name in _KEPT}
+        super().__init__(loader.dataset, batch_sampler=batch_sampler, persistent_workers=loader.persistent_workers, **kept)
+        # What a loader that was not given a batch_sampler tells; torch's own setter refuses.
+        told = {name: getattr(batch_sampler, name, None) for name in ("batch_size", "sampler")}
+        self.__dict__.update({name: value for name, value in told.items() if value is not None})
+        self.skip, self.restarts = skip, 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        batches = list(self.batch_sampler)  # type: ignore[arg-type]
+        done = min(self.skip, len(batches))
+        yield from repeat(None, done)
+        with _Watch() as watch:
+            in_a_row, iterator = 0, None
+            while done < len(batches):
+                try:
+                    if iterator is None:
+                        iterator = self._start(batches[done:], watch)
+                    batch = watch.next(iterator)
+                except Exception as error:
+                    iterator, why = None, watch.cause(error)
+                    if why is None or in_a_row == MOST_RESTARTS:
+                        raise
+                else:
+                    done, in_a_row = done + 1, 0
+                    yield batch
+                    del batch  # or two would be held while the next is awaited
+                    continue
+                in_a_row, self.restarts = in_a_row + 1, self.restarts + 1
+                logger.warning("%s Loading goes on at batch %d (restart %d of this loader)", why, done, self.restarts)
+
+    def _start(self, batches: list[Any], watch: "_Watch") -> Iterator[Any]:
+        """A new iterator with workers of its own, over these batches."""
+        watch.news = None
+        kept = {name: getattr(self, name) for name in _KEPT}
+        iterator = iter(DataLoader(self.dataset, batch_sampler=batches, **kept))
+        if self.num_workers:
+            watch.install()
+        return iterator
+
+
+class _Watch:
+    """Keeps news of dead workers until the next batch is asked for.
+
+    torch raises them from a SIGCHLD handler, wherever the main thread is: in the middle of a step, which would be done by half.
+    """
+
+    def __init__(self) -> None:
+        self._asking, self._installed = False, False
+        self.news: str | None = None
+
+    def __enter__(self) -> "_Watch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        in_main = threading.current_thread() is threading.main_thread()  # a generator may be closed elsewhere
+        if in_main and self._installed and signal.getsignal(signal.SIGCHLD) == self._handle:
+            signal.signal(signal.SIGCHLD, self._before)
+        self._asking = True  # where somebody else wraps the handler, it stays, and changes nothing
+
+    def install(self) -> None:
+        """Come before torch's handler, which is there once a loader has started workers."""
+        if self._installed or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+            return  # there torch has no handler either, and finds dead workers when a batch is asked for
+        self._before: Any = signal.getsignal(signal.SIGCHLD)
+        self._installed = True
+        signal.signal(signal.SIGCHLD, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        try:
+            self._before(number, frame)
+        except RuntimeError as error:
+            self.news = str(error)
+            if self._asking:
+                raise
+
+    def next(self, iterator: Iterator[Any]) -> Any:
+        """The next batch; RuntimeError where a worker has died, now or since the last one."""
+        self._asking = True
+        try:
+            if self.news:
+                raise RuntimeError(self.news)
+            return next(iterator)
+        finally:
+            self._asking = False
+
+    def cause(self, error: Exception) -> str | None:
+        """Which worker's death an error of `next` comes from, if from any; known once."""
+        if str(error).startswith("DataLoader worker (pid"):
+            self.news = None
+            return str(error)
+        if "in DataLoader worker process" not in str(error):  # not the data set's: perhaps the news come after a torn message
+            until = time.monotonic() + 2
+            while self._installed and not self.news and time.monotonic() < until:
+                time.sleep(0.01)
+        news, self.news = self.news, None
+        return news
+
+
+class Discarding:
+    """An iterable of which the first `skip` batches are loaded and thrown away; None stands in their place."""
+
+    def __init__(self, loader: Any, skip: int) -> None:
+        self.loader, self.skip = loader, skip
+
+    def __iter__(self) -> Iterator[Any]:
+        for i, batch in enumerate(self.loader):
+            yield None if i < self.skip else batch
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["loader"], name)

@@ -1,0 +1,247 @@
+"""`Detector`: CLIP, the ID and the negative text spaces, and the scores against them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ants_lightning import wordnet
+from ants_lightning.baselines import Baseline, Seen, activation_aware_score
+from ants_lightning.decision import Decision
+from ants_lightning.mining import count_of, mine_negative_labels, without_names
+from ants_lightning.scoring import check_features, margins, mcm_from_logits
+from ants_lightning.spaces import Spaces, load_spaces, read_settings
+from ants_lightning.text_space import TextEncoder, TextSpace
+from ants_lightning.towers import encode_with_patches, gives_patches
+
+
+class Detector(L.LightningModule):
+    """CLIP, the text spaces and every score of the table in one pass; what `ANTS` runs over a stream.
+
+    A setting out of range is a ValueError here; no, empty or repeated class names and a missing file are one at set-up.
+
+    Args:
+        model: an open_clip model name, or `local-dir:<folder>` or `hf-hub:<repo>`.
+        pretrained: open_clip's tag for the weights, or a file; None: random weights (not used with a schema).
+        class_names: ID class names; None: the data module's `class_names`.
+        nouns: candidates for negative labels, or a text file with one a line, or `wordnet`: those of WordNet 3.0.
+        adjectives: likewise.
+        keep: which share of the nouns and of the adjectives (float), or how many of each (int), become N_nl.
+        percentile: of NegMining.
+        id_prompt: the text of an ID class and of a VSNL label; `{}` is its name.
+        noun_prompt: the text of a negative noun.
+        adjective_prompt: the text of a negative adjective.
+        sentence_prompt: the text of an ENS sentence.
+        temperature: τ of all scores but MCM.
+        mcm_temperature: τ of MCM, on cosines.
+        num_groups: G of the NegLabel and ENS spaces.
+        vsnl_groups: G of the VSNL space (some hundred labels: one group).
+        text_batch_size: texts per forward of the text tower.
+        baselines: scores of other papers, more columns of the table (`ants_lightning.baselines`).
+        label_bank: folder with the `labels.txt` of an earlier run (`TextSpace.save`), people's edits included: these texts are
+            N_nl, and nothing is mined.
+        text_cache: folder where text features are kept from one run to the next; None: they are not.
+        spaces: folder with the spaces that an earlier run ended with (`spaces.save_spaces`): N_nl, ENS, VSNL and λ. Without
+            `NegativeMemory`, or with `adapt: false`, they stay as they are; otherwise each stream starts from them.
+        threshold: which OOD scores are called OOD: a number in [0, 1], `auto` or `{id_recall: 0.95}` (`Decision`); None: none.
+    """
+
+    def __init__(
+        self, model: str = "ViT-B-16-quickgelu", pretrained: str | None = "openai", class_names: list[str] | None = None,
+        nouns: list[str] | str = (), adjectives: list[str] | str = (),  # type: ignore[assignment]
+        keep: int | float = 0.15, percentile: float = 0.95,
+        id_prompt: str = "The nice {}.", noun_prompt: str = "The nice {}.", adjective_prompt: str = "This is a {} photo.",
+        sentence_prompt: str = "{}",
+        temperature: float = 0.01, mcm_temperature: float = 1.0, num_groups: int = 100, vsnl_groups: int = 1,
+        text_batch_size: int = 256, baselines: list[Baseline] | None = None, label_bank: str | None = None,
+        text_cache: str | None = None, spaces: str | None = None,
+        threshold: float | Literal["auto"] | dict[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        prompts = {"id": id_prompt, "noun": noun_prompt, "adjective": adjective_prompt, "sentence": sentence_prompt}
+        for name, prompt in prompts.items():
+            if prompt.count("{}") != 1:
+                raise ValueError(f"{name}_prompt must hold one {{}}, got {prompt!r}")
+        numbers = dict(temperature=temperature, mcm_temperature=mcm_temperature, num_groups=num_groups, vsnl_groups=vsnl_groups)
+        if not (temperature > 0 and mcm_temperature > 0 and num_groups >= 1 and vsnl_groups >= 1):
+            raise ValueError(f"temperatures must be positive and numbers of groups at least 1, got {numbers}")
+        count_of(keep, 1)
+        if spaces and label_bank:
+            raise ValueError(f"spaces hold a label bank of their own: got both {spaces!r} and {label_bank!r}")
+        self.decision = Decision(threshold)
+        if class_names is not None:
+            class_names = _checked_class_names(class_names)
+        self.save_hyperparameters(ignore=["baselines"])
+        clip, _, self.preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained)
+        self.clip: Any = clip.requires_grad_(False).eval()
+        self.encoder = TextEncoder(self.clip, open_clip.get_tokenizer(model), text_batch_size, cache_dir=text_cache)
+        self.baselines: nn.ModuleDict = nn.ModuleDict(self._by_name(baselines or []))
+        self.class_names: list[str] = []
+        dim = self.encoder(["a"]).shape[1]
+        self.id_text: Tensor
+        self.register_buffer("id_text", torch.empty(0, dim), persistent=False)
+        self.neglabel, self.ens = TextSpace(dim, num_groups), TextSpace(dim, num_groups)
+        self.vsnl = TextSpace(dim, vsnl_groups)
+        self.start: Spaces | None = None  # what a stream starts from
+        self.weight = 0.5  # λ
+        self.shaped = True  # whether there are ENS and VSNL spaces to score with
+        self.ens_ranked: Tensor | None = None  # places in the ENS queue, most activated first: `ens` is TANL's score with these
+
+    def _by_name(self, baselines: Sequence[Baseline]) -> dict[str, Baseline]:
+        taken = {"mcm", "neglabel", "ens", "vsnl", "ants"}
+        for baseline in baselines:
+            if baseline.name in taken:
+                raise ValueError(f"two scores with the name {baseline.name!r}")
+            if baseline.needs_patches and not gives_patches(self.clip.visual):
+                raise ValueError(f"{baseline.name} needs patch features, and {type(self.clip.visual).__name__} gives none")
+            taken.add(baseline.name)
+        self._with_patches = any(baseline.needs_patches for baseline in baselines)
+        return {baseline.name: baseline for baseline in baselines}
+
+    def setup(self, stage: str) -> None:
+        """Check the names and the words before anything runs."""
+        names = self.hparams["class_names"]
+        if names is None:  # with names of its own the module needs no trainer
+            names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        self.class_names = _checked_class_names(names)
+        self.nouns = _words("nouns", self.hparams["nouns"], wordnet.nouns)
+        self.adjectives = _words("adjectives", self.hparams["adjectives"], wordnet.adjectives)
+        if self.hparams["spaces"]:
+            read_settings(self.hparams["spaces"], self.class_names, dict(self.hparams))
+        if not (self.nouns or self.adjectives or self.hparams["label_bank"] or self.hparams["spaces"]):
+            for name, baseline in self.baselines.items():
+                if baseline.needs_negatives:
+                    raise ValueError(f"{name} needs negative labels: give ANTS nouns, adjectives or a label_bank")
+
+    def prepare(self) -> None:
+        """Encode the class names and mine the negative labels, on the module's device; called when a run starts."""
+        h: Any = self.hparams
+        self.id_text = self.encoder([h.id_prompt.format(name) for name in self.class_names])
+        if h.spaces:
+            self.start = load_spaces(self, h.spaces)
+        elif h.label_bank:
+            self.neglabel.load(Path(h.label_bank), "labels", self.encoder)
+        else:
+            texts = [*self._mine(self.nouns, h.noun_prompt), *self._mine(self.adjectives, h.adjective_prompt)]
+            if texts:
+                self.neglabel.replace(texts, self.encoder(texts))
+        for baseline in self.baselines.values():
+            baseline.prepare(self)  # type: ignore[operator]
+        self.encoder.flush()
+        self._clear_spaces()
+
+    def _mine(self, words: list[str], prompt: str) -> list[str]:
+        texts = [prompt.format(word) for word in without_names(words, self.class_names)]
+        if not texts:
+            return []
+        chosen = mine_negative_labels(self.encoder(texts), self.id_text, self.hparams["keep"], self.hparams["percentile"])
+        return [texts[i] for i in chosen.tolist()]
+
+    def reset_spaces(self) -> None:
+        """Forget what the stream taught: ENS, VSNL and λ as in `spaces`, or empty and 0.5; baselines as at first."""
+        for baseline in self.baselines.values():
+            baseline.reset()  # type: ignore[operator]
+        self._clear_spaces()
+
+    def _clear_spaces(self) -> None:
+        self.ens.clear()
+        self.vsnl.clear()
+        self.weight, self.ens_ranked = 0.5, None
+        if self.start:
+            self.ens.replace(self.start.ens.labels, self.start.ens.features)
+            self.vsnl.replace(self.start.vsnl.labels, self.start.vsnl.features)
+            self.weight, self.ens_ranked = self.start.weight, self.start.ens_ranked
+        self.decision.reset()
+        self.spaces_changed()
+
+    def spaces_changed(self) -> None:
+        """Stack all texts for the one matmul of a step; to be called after any change of a space."""
+        ens = self.ens.grouped() if self.ens_ranked is None else self.ens.features[self.ens_ranked]
+        parts = [self.id_text, self.neglabel.grouped(), ens, self.vsnl.grouped()]
+        self._stacked, self._sizes = torch.cat(parts).to(self.device), [len(part) for part in parts]
+
+    def score_names(self) -> list[str]:
+        """The columns of the table, in order."""
+        if not len(self.neglabel):
+            return ["mcm", *self.baselines]
+        return ["mcm", "neglabel", *self.baselines, *(("ens", "vsnl", "ants") if self.shaped else ())]
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        """Score preprocessed images `(n, 3, h, w)`; NaN or Inf features are a ValueError.
+
+        Returns:
+            `features` `(n, d)`, L2-normalised, float32; `prediction` `(n,)`, ID labels; `scores`, OOD scores `(n,)` by
+            name, larger = more OOD; `id_score`, S_nl `(n,)` (absent without negative labels, as all scores but MCM).
+        """
+        return self.score(*self.encode(images))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features `(n, d)` and, where a baseline needs them, patch features `(n, p, d)`; L2-normalised, float32."""
+        if not self._with_patches:
+            return F.normalize(self.clip.encode_image(images).float(), dim=1), None
+        features, patches = encode_with_patches(self.clip.visual, images)
+        return F.normalize(features.float(), dim=1), F.normalize(patches.float(), dim=2)
+
+    def score(self, features: Tensor, patches: Tensor | None = None) -> dict[str, Any]:
+        """`forward` from features `(n, d)` on: one matmul against all spaces, and the baselines."""
+        check_features("image_features", features)
+        return self._score(features, patches)
+
+    def _score(self, features: Tensor, patches: Tensor | None) -> dict[str, Any]:
+        out, seen = self._compare(features, patches)
+        if self.baselines:
+            with torch.autocast(features.device.type, enabled=False):
+                scores = out["scores"] | {name: baseline(seen) for name, baseline in self.baselines.items()}
+            out["scores"] = {name: scores[name] for name in self.score_names()}
+        return out
+
+    def score_spaces(self, features: Tensor) -> dict[str, Any]:
+        """`score` without the baselines."""
+        check_features("image_features", features)
+        return self._compare(features, None)[0]
+
+    def _compare(self, features: Tensor, patches: Tensor | None) -> tuple[dict[str, Any], Seen]:
+        with torch.autocast(features.device.type, enabled=False):
+            cosines = features @ self._stacked.T
+            id_cos, *negatives = cosines.split(self._sizes, dim=1)
+            tau = self.hparams["temperature"]
+            scores = {"mcm": mcm_from_logits(id_cos / self.hparams["mcm_temperature"])}
+            out = {"features": features, "prediction": id_cos.argmax(1), "scores": scores}
+            if len(self.neglabel):
+                odds = margins(id_cos / tau, negatives[0] / tau, self.neglabel.num_groups)
+                out["id_score"] = (-odds).sigmoid().mean(1)
+                scores["neglabel"] = odds.sigmoid().mean(1)
+            if len(self.neglabel) and self.shaped:
+                scores["ens"] = scores["vsnl"] = scores["neglabel"]
+                for name, space, cosine in (("ens", self.ens, negatives[1]), ("vsnl", self.vsnl, negatives[2])):
+                    if name == "ens" and self.ens_ranked is not None:
+                        scores[name] = activation_aware_score(id_cos / tau, cosine / tau, step=2).float()
+                    elif len(space):
+                        scores[name] = margins(id_cos / tau, cosine / tau, space.num_groups).sigmoid().mean(1)
+                scores["ants"] = self.weight * scores["ens"] + (1 - self.weight) * scores["vsnl"]  # eq. 13
+        return out, Seen(features, id_cos, negatives[0], patches)
+
+
+def _checked_class_names(names: Sequence[str] | None) -> list[str]:
+    if not names:
+        raise ValueError("no class names: give ANTS(class_names=[…]) or a data module with a `class_names` attribute")
+    for i, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip() or name in names[:i]:
+            raise ValueError(f"class name {i} is empty, no string or given twice: {name!r}")
+    return list(names)
+
+
+def _words(name: str, words: Sequence[str] | str, of_wordnet: Callable[[], list[str]]) -> list[str]:
+    if words == "wordnet":
+        return of_wordnet()
+    if not isinstance(words, str):
+        return list(words)
+    if not Path(words).is_file():
+        raise ValueError(f"{name}: no such file: {words!r} (one word a line, UTF-8; or `wordnet`)")
+    return [line.strip() for line in Path(words).read_text("utf-8").splitlines() if line.strip()]

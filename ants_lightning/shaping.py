@@ -1,0 +1,223 @@
+"""`Shaper`: what one stream has taught, and how a sync point turns it into ENS, VSNL and λ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ants_lightning.asking import Asker
+from ants_lightning.baselines import activated, confident, mean_activation, otsu_threshold
+from ants_lightning.evidence import Evidence, Rows
+from ants_lightning.hygiene import Hygiene, fold
+from ants_lightning.mining import frequent_classes, similar_classes
+from ants_lightning.scoring import adaptive_weight, balanced_scores
+from ants_lightning.text_space import TextSpace
+
+if TYPE_CHECKING:
+    from ants_lightning.memory import NegativeMemory
+    from ants_lightning.module import ANTS
+
+_LAMBDAS = {"paper": 0.5, "prequential": 0.5}
+_OWN = ("answers", "sentences", "of_all_classes", "fresh", "lambdas", "refreshes", "balanced", "n_dropped", "dropped_names")
+
+
+class Shaper:
+    """The adaptation to one stream. Attributes are replaced, never edited in place: `state` hands out references.
+
+    Args:
+        settings: the callback, of which only the settings are read.
+    """
+
+    def __init__(self, settings: NegativeMemory) -> None:
+        self.settings = settings
+        self.evidence = Evidence(0, settings.gamma, settings.eta, settings.bank_size)
+        self.answers: dict[str, list[str]] = {}  # similar names by class: a class is asked once a stream
+        self.sentences: list[str] = []
+        self.of_all_classes: dict[str, list[str]] = {}  # similar names of every ID class, for the baselines that want them
+        self.fresh = True  # nothing learnt yet that the next stream may keep
+        self.asker: Asker
+        self._clear()
+
+    def _clear(self) -> None:
+        """What is counted by stream."""
+        self.lambdas, self.refreshes = dict(_LAMBDAS), 0
+        self.n_dropped, self.dropped_names = 0, list[str]()  # sentences; names, which come again with their class
+        self.balanced = torch.zeros(2, dtype=torch.float64)  # sums of o_ens and o_vsnl over the stream
+
+    def take_up(self, model: ANTS, asker: Asker) -> None:
+        """Work with this model and asker from now on."""
+        self.asker = asker
+        s = self.settings
+        self.hygiene = Hygiene(model.class_names, model.id_text, s.max_id_similarity) if s.hygiene else None
+        model.ens.capacity = s.ens_size
+
+    def begin(self, model: ANTS, asker: Asker) -> None:
+        """A stream begins: forget the one before, unless `persist`."""
+        s, start = self.settings, model.start
+        if self.fresh or not s.persist:
+            classes, dim = model.id_text.shape
+            self.evidence = Evidence(dim, s.gamma, s.eta, s.bank_size, s.threshold, classes)
+            self.answers, self.sentences = {}, model.neglabel.labels if s.init == "neglabel" else []
+            if start:
+                self.answers, self.sentences = start.answers, start.ens.labels
+        elif self.evidence.bank:  # the images of another stream cannot be shown any more
+            self.evidence.set_described(torch.arange(len(self.evidence.bank["index"])))
+        self._clear()
+        self.take_up(model, asker)
+        decided = model.decision.state()
+        model.reset_spaces()
+        if self.evidence.n_seen:
+            model.decision.restore(decided)
+        self._ask_for_all_classes(model)
+        if self.sentences and model.shaped:
+            model.ens.replace(self.sentences, model.encoder(self.sentences))
+        if self.answers:
+            self._set_vsnl(model, list(self.answers))
+        self._weigh(model, self.evidence.mine())
+        if start and not self.evidence.n_seen:
+            model.weight = start.weight
+        model.spaces_changed()
+        model.decision.refresh(model)
+
+    def learn(self, model: ANTS, rows: Rows) -> None:
+        """A sync point: take the images since the last one, in stream order; mine, ask, push, weigh."""
+        s = self.settings
+        for baseline in model.baselines.values():
+            baseline.learn({name: column.to(model.device) for name, column in rows.items()})  # type: ignore[operator]
+        self.evidence.add(rows)
+        model.decision.learn(rows["ood_score"])
+        self.fresh = False
+        if not s.score_after_refresh:
+            self._balance(model, rows["features"])
+        if model.shaped and self.evidence.n_seen >= s.min_images:
+            negative = self.evidence.mine()
+            new = negative[~self.evidence.bank["described"][negative]]
+            if len(new) <= s.min_candidates or self.refreshes == s.max_refreshes:
+                new = new[:0]
+            if len(new):
+                self.refreshes += 1
+                self.evidence.move_threshold()
+            self._score_prequentially(model, new)
+            self._refresh(model, negative, new)
+            self._rank_ens(model, rows)
+            self._weigh(model, negative)
+        if s.score_after_refresh:
+            self._balance(model, rows["features"])
+        model.decision.refresh(model)
+
+    def _score_prequentially(self, model: ANTS, new: Tensor) -> None:
+        """Score new negative images before their own sentences enter; not while VSNL is empty: `vsnl` is `neglabel` then."""
+        if len(new) and len(model.vsnl):
+            scores = model.score_spaces(self.evidence.bank["features"][new].to(model.device))["scores"]
+            self.evidence.set_prequential(new, torch.stack([scores["ens"], scores["vsnl"]], 1).cpu())
+
+    def _refresh(self, model: ANTS, negative: Tensor, new: Tensor) -> None:
+        """Ask the MLLM for this rank's share, exchange the answers, push ENS (eq. 7) and set VSNL (eq. 11)."""
+        s, evidence, asker = self.settings, self.evidence, self.asker
+        if s.near == "mean":
+            near = similar_classes(evidence.mean_feature, model.id_text.cpu(), s.delta).tolist()
+        else:
+            near = frequent_classes(evidence.predicted, s.delta).tolist()
+        asker.guard.begin_refresh()
+        unknown = {c: model.class_names[c] for c in near if model.class_names[c] not in self.answers}
+        labels = asker.similar_classes(evidence.bank, negative, unknown, s.similar)
+        said, similar = asker.exchange(asker.describe(evidence.bank, new, model.class_names), labels)
+        self.answers = {**self.answers, **similar}
+        evidence.set_described(torch.tensor(list(said), dtype=torch.long))
+        self.n_dropped += len(self._push(model, model.ens, [said[row] for row in sorted(said) if said[row]], "sentence_prompt"))
+        self.sentences = model.ens.labels
+        self._set_vsnl(model, [model.class_names[c] for c in near])
+
+    def _ask_for_all_classes(self, model: ANTS) -> None:
+        """Similar names of every ID class, once a run, for the baselines that want them (EOE)."""
+        asking = [baseline for baseline in model.baselines.values() if baseline.asks_similar]
+        missing = [name for name in model.class_names if name not in self.of_all_classes]
+        if not (asking and missing and model.shaped):
+            return
+        self.asker.guard.begin_refresh()
+        found = self.asker.exchange({}, self.asker.similar_names(missing, self.settings.similar))[1]
+        self.of_all_classes = {**self.of_all_classes, **found}
+        for baseline in asking:
+            baseline.take_similar(model, self.of_all_classes)  # type: ignore[operator]
+
+    def _set_vsnl(self, model: ANTS, names: list[str]) -> None:
+        """Labels similar to these classes, as far as the MLLM has answered."""
+        model.vsnl.clear()
+        dropped = self._push(model, model.vsnl, [label for name in names for label in self.answers.get(name, [])], "id_prompt")
+        self.dropped_names = list(dict.fromkeys([*self.dropped_names, *dropped]))
+        model.spaces_changed()
+
+    def _push(self, model: ANTS, space: TextSpace, answers: list[str], prompt: str) -> list[str]:
+        """Push answers as texts; another spelling of a text of the space counts as that. Returns those that hygiene dropped."""
+        good = [answer for answer in answers if not (self.hygiene and self.hygiene.is_id_name(answer))]
+        kept = list[str]()
+        if good:
+            spelling = {fold(text): text for text in space.labels}
+            texts = [model.hparams[prompt].format(answer) for answer in good]
+            texts = [spelling.setdefault(fold(text), text) for text in texts]
+            features = model.encoder(texts)
+            far = self.hygiene.far_enough(features).tolist() if self.hygiene else [True] * len(texts)
+            kept = [answer for answer, keep in zip(good, far, strict=True) if keep]
+            space.push([text for text, keep in zip(texts, far, strict=True) if keep], features[far])
+        return list((Counter(answers) - Counter(kept)).elements())
+
+    def _rank_ens(self, model: ANTS, rows: Rows) -> None:
+        """Rank the ENS queue by the images since the last sync point (`activated`); not while none is surely ID or surely OOD."""
+        if self.settings.activated is None or not len(model.ens):
+            return
+        masks = confident(rows["id_score"], otsu_threshold(self.evidence.history[-20_000:]), gap=0.5)
+        positive, negative = (rows["features"][mask].to(model.device) for mask in masks)
+        model.ens_ranked = None
+        if len(positive) and len(negative):
+            texts, tau = (model.id_text, model.ens.features), model.hparams["temperature"]
+            activation = mean_activation(negative, *texts, tau) - mean_activation(positive, *texts, tau)
+            model.ens_ranked = activated(activation, self.settings.activated)
+        model.spaces_changed()
+
+    def _balance(self, model: ANTS, features: Tensor) -> None:
+        """Add up the balanced scores of these images; an empty space scores as `neglabel`, as everywhere."""
+        if self.settings.weight != "balanced":
+            return
+        features = features.to(model.device)
+        neglabel = model.score_spaces(features)["scores"]["neglabel"]
+        ens, vsnl = (space.features if len(space) else model.neglabel.features for space in (model.ens, model.vsnl))
+        scores = balanced_scores(features, model.id_text, ens, vsnl, model.hparams["temperature"])
+        empty = torch.tensor([not len(model.ens), not len(model.vsnl)], device=scores.device)
+        self.balanced = self.balanced + torch.where(empty, neglabel[:, None], scores).double().sum(0).cpu()
+        total = float(self.balanced.sum())
+        model.weight = float(self.balanced[0]) / total if total else 0.5
+        self.lambdas = {**self.lambdas, "balanced": model.weight}
+
+    def _weigh(self, model: ANTS, negative: Tensor) -> None:
+        """Both estimates of λ (eq. 14)."""
+        if len(negative):
+            scores = model.score_spaces(self.evidence.bank["features"][negative].to(model.device))["scores"]
+            pairs = self.evidence.bank["prequential"][negative]
+            self.lambdas = {
+                **self.lambdas,
+                "paper": adaptive_weight(scores["ens"], scores["vsnl"]),
+                "prequential": adaptive_weight(*pairs[~pairs.isnan().any(1)].unbind(1)),
+            }
+        model.weight = self.lambdas.get(self.settings.weight, 0.5)
+
+    def report(self, model: ANTS) -> dict[str, Any]:
+        """What results, logs and the progress bar show of the adaptation."""
+        return {
+            "lambda": model.weight, **{f"lambda_{name}": value for name, value in self.lambdas.items()},
+            "gamma": self.evidence.threshold, "n_negative_images": self.evidence.n_negative, "n_ens": len(model.ens),
+            "n_vsnl": len(model.vsnl), "n_dropped": self.n_dropped + len(self.dropped_names), **self.asker.counts,
+        }  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        """See `ANTS.state`."""
+        return {**{name: getattr(self, name) for name in _OWN}, "evidence": self.evidence.state(), "asker": self.asker.state()}
+
+    def restore(self, model: ANTS, asker: Asker, state: dict[str, Any]) -> None:
+        """Become what `state` told; the model's own state is restored already."""
+        vars(self).update({name: state[name] for name in _OWN})
+        self.evidence.restore(state["evidence"])
+        asker.restore(state["asker"])
+        self.take_up(model, asker)

@@ -1,0 +1,141 @@
+"""Adapted spaces: saved, read, edited, used frozen with no MLLM, and started from."""
+
+import json
+
+import lightning as L
+import pytest
+import torch
+
+from ants_lightning import ANTS, NegativeMemory, Report, demo
+from ants_lightning.demo.controls import PerfectCaptions
+from ants_lightning.spaces import load_spaces
+
+
+def make_model(**changes):
+    return ANTS(demo.CLIP, pretrained=None, **{**demo.SETTINGS["model"], **changes})
+
+
+def make_trainer(folder, *callbacks):
+    return L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        callbacks=[*callbacks, Report()],
+    )  # fmt: skip
+
+
+def batch_of(data, stream="scenes", n=32):
+    return torch.stack([data.streams[stream][i]["image"] for i in range(n)])
+
+
+def test_a_model_with_the_spaces_of_a_run_scores_as_that_run_did_at_its_end(run, small_demo, tmp_path):
+    _, model, results = run()
+    images = batch_of(small_demo)
+    frozen = make_model(spaces=str(tmp_path / "spaces" / "scenes"), class_names=small_demo.class_names)
+    frozen.setup("test")
+    frozen.prepare()
+    assert (frozen.ens.labels, frozen.vsnl.labels, frozen.neglabel.labels) == (model.ens.labels, model.vsnl.labels, model.neglabel.labels)
+    assert len(frozen.ens) == results["streams"]["scenes"]["n_ens"] > 0 < len(frozen.vsnl) and frozen.weight == model.weight != 0.5
+    for name, scores in model(images)["scores"].items():
+        assert torch.equal(frozen(images)["scores"][name], scores), name
+
+
+@pytest.mark.parametrize("callback", [False, True])
+def test_frozen_spaces_stay_in_every_stream_and_need_no_mllm(run, small_demo, tmp_path, callback):
+    _, model, _ = run()
+    folder = tmp_path / "spaces" / "lookalikes"
+    frozen = make_model(spaces=str(folder))
+
+    class NoMLLM(PerfectCaptions):
+        def setup(self, device):
+            raise AssertionError("the MLLM is loaded")
+
+    callbacks = [NegativeMemory(NoMLLM(small_demo), adapt=False, refresh_every=1, min_images=1)] if callback else []
+    make_trainer(tmp_path / "frozen", *callbacks).test(frozen, small_demo, verbose=False)
+    results = json.loads((tmp_path / "frozen" / "results.json").read_text("utf-8"))
+    saved = json.loads((folder / "spaces.json").read_text("utf-8"))
+    assert not (tmp_path / "frozen" / "spaces").exists()
+    for stream in results["streams"].values():
+        assert (stream["n_ens"], stream["n_vsnl"]) == (len(frozen.ens), len(frozen.vsnl)) and len(frozen.ens) > 0 < len(frozen.vsnl)
+        assert stream["lambda"] == saved["lambda"] and stream["mllm_calls"] == 0
+    assert frozen.ens.labels == (folder / "ens.txt").read_text("utf-8").splitlines() != model.ens.labels  # those of scenes
+
+
+def test_a_run_that_adapts_starts_each_stream_from_the_spaces(run, small_demo, tmp_path):
+    memory, _, _ = run()
+    answers = json.loads((tmp_path / "spaces" / "scenes" / "spaces.json").read_text("utf-8"))["answers"]
+    assert answers == memory.answers != {}
+    folder = tmp_path / "spaces" / "lookalikes"
+    saved = json.loads((folder / "spaces.json").read_text("utf-8"))
+    warm = make_model(spaces=str(folder))
+    seen = []
+
+    class Watch(L.Callback):
+        def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            if batch_idx == 0:
+                seen.append((pl_module.ens.labels, set(pl_module.vsnl.labels), pl_module.weight))
+
+    mllm = PerfectCaptions(small_demo)
+    again = NegativeMemory(mllm, refresh_every=2, min_images=16, delta=0.5, ens_size=50)
+    make_trainer(tmp_path / "warm", again, Watch()).test(warm, small_demo, verbose=False)
+    lines = (folder / "ens.txt").read_text("utf-8").splitlines()
+    assert [labels for labels, _, _ in seen] == [lines] * 3 and {weight for *_, weight in seen} == {saved["lambda"]}
+    assert all(vsnl >= set((folder / "vsnl.txt").read_text("utf-8").splitlines()) for _, vsnl, _ in seen)
+    assert warm.ens.labels != lines  # and went on from there
+
+
+def test_edited_texts_are_used(run, small_demo, tmp_path):
+    run()
+    folder = tmp_path / "spaces" / "scenes"
+    (folder / "ens.txt").write_text("a red car\n", "utf-8")
+    (folder / "vsnl.txt").unlink()
+    model = make_model(class_names=small_demo.class_names)
+    model.setup("test")
+    spaces = load_spaces(model, folder)
+    assert spaces.ens.labels == ["a red car"] and torch.equal(spaces.ens.features, model.encoder(["a red car"]))
+    assert len(spaces.vsnl) == 0 and len(model.neglabel) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [({"class_names": ["star", "moose"]}, "differ in .*moose|2 of this run"), ({"temperature": 0.5}, "temperature was 0.04, now 0.5"),
+     ({"id_prompt": "a {}"}, "id_prompt was .*now 'a {}'")],
+)  # fmt: skip
+def test_spaces_of_another_configuration_are_refused_before_the_run(run, small_demo, tmp_path, change, match):
+    run()
+    model = make_model(**{"class_names": small_demo.class_names, "spaces": str(tmp_path / "spaces" / "scenes"), **change})
+    with pytest.raises(ValueError, match=match):
+        model.setup("test")
+
+
+def test_no_such_spaces_and_two_label_banks(small_demo, tmp_path):
+    model = make_model(class_names=small_demo.class_names, spaces=str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match=r"no such spaces: .*nothing"):
+        model.setup("test")
+    with pytest.raises(ValueError, match=r"'a' and 'b'"):
+        make_model(spaces="a", label_bank="b")
+
+
+def test_a_disk_that_is_full_costs_the_spaces_and_not_the_run(run, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ants_lightning.memory.save_spaces", full)
+    results = run()[2]
+    assert len(results["streams"]) == 3
+    assert sum("No space left" in record.getMessage() for record in caplog.records) == 3
+
+
+def test_prediction_adapts_as_a_test_does(run, small_demo, tmp_path):
+    memory, model, results = run()
+    twin = ANTS(demo.CLIP, pretrained=None, **demo.WORDS, **demo.SETTINGS["model"])
+    again = NegativeMemory(PerfectCaptions(small_demo), refresh_every=2, min_images=16, delta=0.5, ens_size=50)
+    rows = make_trainer(tmp_path / "predict", again).predict(twin, small_demo)
+    assert twin.ens.labels == model.ens.labels and twin.vsnl.labels == model.vsnl.labels and twin.weight == model.weight
+    assert torch.equal(again.evidence.history, memory.evidence.history)
+    assert (tmp_path / "predict" / "spaces" / "scenes" / "ens.txt").read_text() == (tmp_path / "spaces" / "scenes" / "ens.txt").read_text()
+    for stream, batches in zip(results["streams"], rows, strict=True):
+        score, label = (torch.cat([pick(batch) for batch in batches]) for pick in (lambda b: b["scores"]["ants"], lambda b: b["label"]))
+        pairs = score[label < 0][:, None] - score[label >= 0]
+        auroc = ((pairs > 0).double() + (pairs == 0).double() / 2).mean().item()
+        assert results["streams"][stream]["scores"]["ants"]["auroc"] == pytest.approx(auroc, abs=1e-9)
+        assert [i for batch in batches for i in batch["index"].tolist()] == list(range(128))
+    assert {batch["lambda"] for batch in rows[0]} > {0.5}
