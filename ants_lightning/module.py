@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ants_lightning.data.batches import stream_loaders, unpack_batch
 from ants_lightning.data.loading import keep_exact
+from ants_lightning.data.reading import log_lost
 from ants_lightning.decision import decisive
 from ants_lightning.detector import Detector
 from ants_lightning.metrics import OODMetrics
@@ -30,6 +31,7 @@ class ANTS(Detector):
         self.refused: dict[str, str] = {}
         self.skip: list[int] = []  # batches of each loader that an interrupted run has done
         self._seen = Counter[int]()  # images of each loader that came without an index
+        self._told: dict[str, str] = {}  # reasons why images are lost, by kind
 
     def setup(self, stage: str) -> None:
         """Check the names and the words, and see to it that every image comes once, before anything runs."""
@@ -51,7 +53,7 @@ class ANTS(Detector):
         self.prepare()
         self.decision.prepare(self, self.trainer.datamodule)  # type: ignore[attr-defined]
         self.decision.refresh(self)
-        self.adaptation, self._seen = {}, Counter()
+        self.adaptation, self._seen, self._told = {}, Counter(), {}
 
     on_predict_start = _begin_run
 
@@ -87,11 +89,15 @@ class ANTS(Detector):
             good &= patches.isfinite().flatten(1).all(1)
         if not good.all():
             kept, bad = good.nonzero()[:, 0], (~good).nonzero()[:, 0]
-            told = zip(bad.tolist(), index[bad].tolist(), strict=True)
-            lost += [{"index": place, "path": path[i] if path else "", "why": "NaN or Inf features"} for i, place in told]
+            lost += [
+                {"index": int(index[i]), "label": -1 if label is None else int(label[i]), "path": path[i] if path else "",
+                 "why": "NaN or Inf features"}
+                for i in bad.tolist()
+            ]  # fmt: skip
             features, index = features[kept], index[kept]
             patches, label = (None if column is None else column[kept] for column in (patches, label))
             path = [path[i] for i in kept.tolist()] if path else None
+        log_lost(lost, self._told)
         found = self.decide(self._score(features, patches))
         return {**found, "label": label, "index": index, "path": path, "kept": kept, "lost": lost}
 
@@ -163,7 +169,7 @@ class ANTS(Detector):
             try:
                 computed = metric.compute()  # type: ignore[operator]
             except ValueError as error:
-                self.refused[stream] = str(error)
+                self.refused[stream] = "; ".join([str(error), *list(self._told.values())[:3]])
                 continue
             frozen = {"lambda": self.weight, "n_ens": len(self.ens), "n_vsnl": len(self.vsnl)}
             decided = {} if self.decision.value is None else {"threshold": self.decision.value}
