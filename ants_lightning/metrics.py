@@ -91,14 +91,14 @@ class OODMetrics(Metric):
     def compute(self) -> dict[str, Any]:
         """`n_id`, `n_ood`, `id_accuracy`, what was lost, and `scores`: `detection_metrics` by name; ValueError if empty.
 
-        With decisions also `id_accepted` and `ood_rejected`, the shares of ID and of OOD images that were decided right. With two or
-        more `ood_names` also `sets`: by name `n_ood` and `scores`, all ID images against that OOD set alone; sets of which no image
-        came are left out.
+        With decisions also `id_accepted` and `ood_rejected`, the shares of ID and of OOD images that were decided right. With two
+        or more `ood_names` also `sets`: by name `n_ood` and `scores`, all ID images against that OOD set alone; sets of which no
+        image came are left out.
         """
         scores, ood_set = dim_zero_cat(self.scores), dim_zero_cat(self.ood_set)
         unreadable, not_finite = self.lost.tolist()
         if not len(ood_set):
-            raise ValueError(f"the stream was empty: {unreadable} images unreadable, {not_finite} with NaN or Inf features")
+            raise ValueError(f"the stream was empty: {unreadable} images could not be read, {not_finite} gave NaN or Inf")
         is_ood = ood_set >= 0
         by_name = self._measure(scores, is_ood)
         n_id, n_ood = int((~is_ood).sum()), int(is_ood.sum())

@@ -49,7 +49,7 @@ def save_spaces(model: Detector, folder: Path | str, answers: dict[str, list[str
             for suffix in ("txt", "safetensors"):
                 (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     content = {
-        "class_names": model.class_names, "lambda": model.weight, "answers": answers or {},
+        "class_names": model.class_names, "lambda": model.weight, "threshold": model.decision.value, "answers": answers or {},
         "ens_ranked": None if model.ens_ranked is None else model.ens_ranked.tolist(),
         "settings": {name: model.hparams[name] for name in _SETTINGS},
     }  # fmt: skip

@@ -1,10 +1,12 @@
 """The command, through `main`, on every config."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 import yaml
+from pyarrow import parquet
 
 from ants_lightning import NegativeMemory, demo
 from ants_lightning.cli import main
@@ -26,6 +28,55 @@ def test_demo_config_runs_and_ants_is_above_mcm_and_neglabel_on_every_stream(tmp
     assert "lookalikes (near)" in shown and "FPR95" in shown and "ants" in shown
 
 
+SMALL = ["--data.n_id", "40", "--data.n_ood", "40", "--trainer.enable_progress_bar", "false"]
+
+
+def test_the_same_config_predicts_to_a_file_and_encodes(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = ["--config", "configs/demo.yaml", "--trainer.default_root_dir", str(tmp_path), *SMALL]
+    main(["predict", *words, "--predictions.path", "out.parquet", "--model.threshold", "auto"])
+    rows = parquet.read_table(tmp_path / "out.parquet").to_pydict()
+    assert rows["stream"] == ["lookalikes"] * 80 + ["textures"] * 80 + ["scenes"] * 80
+    assert rows["is_ood"] == [o >= t for o, t in zip(rows["ants"], rows["threshold"], strict=True)]
+    assert rows["threshold"][0] == 0.5 and not (tmp_path / "results.json").exists()
+    main(["encode", *words, "--data.features", str(tmp_path / "features")])
+    assert (tmp_path / "features" / "id.safetensors").is_file() and not list(tmp_path.glob("predictions*"))
+    main(["predict", *words, "--data.features", str(tmp_path / "features")])
+    again = list(csv.DictReader((tmp_path / "predictions.csv").open(newline="")))
+    assert [float(row["ants"]) for row in again] == pytest.approx(rows["ants"], abs=1e-5) and again[0]["threshold"] == ""
+
+
+def test_predictions_are_not_kept_in_memory_and_the_table_is_ours(monkeypatch, capsys):
+    assert printed(["--config", "configs/demo.yaml"], monkeypatch, capsys)["verbose"] is False
+    shown = printed(["--config", "configs/demo.yaml"], monkeypatch, capsys, "predict")
+    assert shown["return_predictions"] is False and shown["predictions"] == {"path": "predictions.csv"}
+
+
+@pytest.mark.parametrize(
+    ("key", "word", "value"), [("", "auto", "auto"), ("", "0.25", 0.25), (".id_recall", "0.95", {"id_recall": 0.95})]
+)
+def test_every_kind_of_threshold_can_be_given(monkeypatch, capsys, key, word, value):
+    words = ["--config", "configs/demo.yaml", f"--model.threshold{key}", word]
+    assert printed(words, monkeypatch, capsys)["model"]["threshold"] == value
+
+
+def test_a_folder_of_images_is_predicted(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    images = demo.DrawnImages(demo.ID_CLASSES, 3, 1)
+    for i in range(3):
+        images[i][0].save(tmp_path / f"{i}.png")
+    (tmp_path / "names.txt").write_text("\n".join(demo.ID_CLASSES))
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": {
+        "class_path": "ants_lightning.data.FolderDataModule",
+        "init_args": {"folder": str(tmp_path), "class_names": str(tmp_path / "names.txt"), "num_workers": 0},
+    }}))  # fmt: skip
+    main(["predict", "--config", "configs/demo.yaml", "--config", str(tmp_path / "data.yaml"), "--model.threshold", "0.5",
+          "--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.enable_progress_bar", "false"])  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").open(newline="")))
+    assert [row["path"] for row in rows] == [str(tmp_path / f"{i}.png") for i in range(3)]
+    assert all(row["label"] == "" and row["is_ood"] == str(float(row["ants"]) >= 0.5) for row in rows)
+
+
 def test_demo_config_is_what_the_package_says():
     config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
     assert {key: config["model"][key] for key in demo.WORDS} == demo.WORDS
@@ -41,11 +92,11 @@ def test_every_run_config_parses_and_no_key_is_unknown(config, monkeypatch, caps
     assert config.stem == "own_data" or shown["data"]["class_path"].startswith("ants_lightning")
 
 
-def printed(words, monkeypatch, capsys):
+def printed(words, monkeypatch, capsys, command="test"):
     """What `--print_config` shows."""
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as end:
-        main(["test", *words, "--print_config"])
+        main([command, *words, "--print_config"])
     assert end.value.code == 0
     return yaml.safe_load(capsys.readouterr().out)
 

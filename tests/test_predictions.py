@@ -1,0 +1,266 @@
+"""Predictions in files: equal to what the model gave, in order, whole after a crash, and the same from two processes."""
+
+import csv
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import lightning as L
+import pandas as pd
+import pytest
+import torch
+from pyarrow import parquet
+from torch.utils.data import DataLoader
+
+from ants_lightning import ANTS, NegativeMemory, PredictionWriter, demo, predictions
+from ants_lightning.data import FolderDataModule
+from ants_lightning.demo.controls import PerfectCaptions
+from ants_lightning.demo.shapes import ID_CLASSES
+from ants_lightning.predictions import AFTER, BEFORE, FORMATS, merge, rows_of
+
+SCORES = ["mcm", "neglabel", "ens", "vsnl", "ants"]
+KINDS = ["csv", "parquet"]
+
+
+def predict(data, folder, *callbacks, loaders=None, **settings):
+    model = ANTS(demo.CLIP, **{**demo.WORDS, **demo.SETTINGS["model"], "threshold": 0.5, **settings})
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks),
+        default_root_dir=folder,
+    )  # fmt: skip
+    return trainer.predict(model, datamodule=data, dataloaders=loaders)
+
+
+def read(path):
+    """Rows of a file of either kind, all as the types that Parquet has."""
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pylist()
+    types = {"int64": int, "float64": float, "bool": {"True": True, "False": False}.__getitem__, "string": str}
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return [
+            {name: types[(BEFORE | AFTER).get(name, "float64")](text) if text else None for name, text in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def wanted_rows(streams, names):
+    """Rows from the outputs of `trainer.predict`, one number at a time."""
+    for name, stream in zip(names, streams, strict=True):
+        for batch in stream:
+            for i in range(len(batch["index"])):
+                yield {
+                    "stream": name, "index": int(batch["index"][i]), "path": None, "label": int(batch["label"][i]),
+                    "prediction": int(batch["prediction"][i]), "class_name": batch["class_name"][i],
+                    **{score: batch["scores"][score][i].item() for score in SCORES},
+                    "lambda": batch["lambda"], "threshold": batch["threshold"], "is_ood": bool(batch["is_ood"][i]), "lost": None,
+                }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_file_holds_what_the_model_gave_to_the_last_digit(small_demo, tmp_path, kind):
+    settings = {"refresh_every": 2, "min_images": 16, "delta": 0.5, "ens_size": 50, "score_after_refresh": kind == "csv"}
+    memory = NegativeMemory(PerfectCaptions(small_demo), **settings)
+    writer = PredictionWriter(f"some/where.{kind}")
+    streams = predict(small_demo, tmp_path, memory, writer, threshold="auto")
+    rows = read(tmp_path / "some" / f"where.{kind}")
+    assert rows == list(wanted_rows(streams, small_demo.ood_sets)) and len(rows) == 3 * 128
+    assert list(rows[0]) == [*BEFORE, *SCORES, *AFTER]
+    assert all(row["is_ood"] == (row["ants"] >= row["threshold"]) for row in rows)
+    assert len({row["lambda"] for row in rows}) > 3 < len({row["threshold"] for row in rows})
+    assert os.listdir(tmp_path / "some") == [f"where.{kind}"]
+
+
+def odd_folder(folder, n=11):
+    """Images with names that a CSV has to quote, and one that cannot be read."""
+    images = demo.DrawnImages(ID_CLASSES, n, 3)
+    folder.mkdir()
+    names = ['1,"x".png', "2\nline.png", "3\r\nreturn.png", os.fsdecode(b"4\xff.png"), "5 ;=1+1.png", "6'.png"]
+    names += [f"{i:02}.png" for i in range(n - len(names))]
+    for i, name in enumerate(names):
+        images[i][0].save(folder / name, format="png")
+    (folder / "05torn.png").write_bytes(b"")
+    return sorted(str(folder / name) for name in [*names, "05torn.png"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_odd_paths_come_back_and_lost_images_have_a_row_with_the_reason(tmp_path, kind):
+    paths = odd_folder(tmp_path / "pictures")
+    predict(FolderDataModule(str(tmp_path / "pictures"), ID_CLASSES, 4, 0), tmp_path, PredictionWriter(f"p.{kind}"), threshold=None)
+    rows = read(tmp_path / f"p.{kind}")
+    found = [row["path"] for row in rows]
+    assert [row["index"] for row in rows] == list(range(12)) and {row["stream"] for row in rows} == {"pictures"}
+    assert found == [path if kind == "csv" else path.replace("\udcff", "\\udcff") for path in paths]
+    (lost,) = [row for row in rows if row["lost"]]
+    assert lost["path"].endswith("05torn.png") and "cannot identify" in lost["lost"]
+    assert {name for name, value in lost.items() if value is not None} == {"stream", "index", "path", "lost"}
+    for row in rows:
+        assert row["label"] is row["threshold"] is row["is_ood"] is None and (row is lost or row["ants"] is not None)
+
+
+def test_pandas_reads_both_alike(tmp_path, small_demo):
+    for kind in KINDS:
+        predict(small_demo, tmp_path, PredictionWriter(f"p.{kind}"))
+    one, two = pd.read_csv(tmp_path / "p.csv", float_precision="round_trip"), pd.read_parquet(tmp_path / "p.parquet")
+    for name in ("stream", "index", "label", "prediction", "class_name", *SCORES, "threshold", "is_ood"):
+        assert (one[name] == two[name]).all()
+    assert one["is_ood"].dtype == two["is_ood"].dtype == bool
+
+
+class Failing(L.Callback):
+    """Ends the run in the fourth batch, and keeps what was in the part at each."""
+
+    def __init__(self):
+        self.written = []
+
+    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        parts = list(Path(trainer.default_root_dir).glob("p.rank0.csv"))
+        self.written.append(len(read(parts[0])) if parts else 0)
+        if batch_idx == 3:
+            raise KeyError("power")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_an_exception_the_part_holds_what_was_computed(small_demo, tmp_path, kind):
+    (tmp_path / f"p.{kind}").write_text("of an earlier run")
+    failing = Failing()
+    with pytest.raises(KeyError, match="power"):
+        predict(small_demo, tmp_path, failing, PredictionWriter(f"p.{kind}"))
+    rows = read(tmp_path / f"p.rank0.{kind}")
+    assert [row["index"] for row in rows] == list(range(48)) and not (tmp_path / f"p.{kind}").exists()
+    if kind == "csv":
+        assert failing.written == [0, 16, 32, 48]
+    predict(small_demo, tmp_path, PredictionWriter(f"p.{kind}"))
+    assert len(read(tmp_path / f"p.{kind}")) == 384 and not list(tmp_path.glob("p.rank*"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_in_another_order_is_sorted_in_pieces(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(predictions, "PIECE", 7)
+    monkeypatch.setattr(predictions, "ROWS", 5)
+    order = random.Random(0).sample(range(50), 50)
+    images = torch.rand(50, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    rows = [{"image": images[i], "index": i} for i in order]
+    loaders = [DataLoader(rows[:20], batch_size=4), DataLoader(rows, batch_size=4), DataLoader(images, batch_size=8)]
+    streams = predict(None, tmp_path, PredictionWriter(f"p.{kind}"), loaders=loaders, class_names=ID_CLASSES)
+    found = [(row["stream"], row["index"], row["ants"]) for row in read(tmp_path / f"p.{kind}")]
+    wanted = []
+    for name, stream in zip(("predict", "predict_1", "predict_2"), streams, strict=True):
+        pairs = [zip(batch["index"].tolist(), batch["scores"]["ants"].tolist(), strict=True) for batch in stream]
+        wanted += [(name, *pair) for pair in sorted(pair for batch in pairs for pair in batch)]
+    assert found == wanted and [index for _, index, _ in found[-50:]] == list(range(50))
+    assert os.listdir(tmp_path) == [f"p.{kind}"]
+
+
+def some_rows(n, streams=("b", "a"), seed=0):
+    rng, none = random.Random(seed), dict.fromkeys([*BEFORE, "ants", *AFTER])
+    rows = [{**none, "stream": rng.choice(streams), "index": i, "path": f"{i}\n,é.png", "ants": rng.random()} for i in range(n)]
+    return [row for stream in streams for row in rows if row["stream"] == stream]
+
+
+def write(path, rows):
+    file = FORMATS[path.suffix](path, ["ants"])
+    for k in range(0, len(rows), 3):
+        file.write(rows[k : k + 3])
+    file.close()
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_parts_are_merged_in_order_of_the_streams(tmp_path, kind, world):
+    rows = some_rows(50)
+    parts = [write(tmp_path / f"p.rank{r}.{kind}", [row for row in rows if row["index"] % world == r]) for r in range(world)]
+    merge(parts, tmp_path / f"p.{kind}", ["b", "a"])
+    assert read(tmp_path / f"p.{kind}") == rows and os.listdir(tmp_path) == [f"p.{kind}"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_is_that_of_a_few_rows_while_parts_are_merged(tmp_path, kind):
+    rows = some_rows(20_000, streams=("a",))
+    parts = [write(tmp_path / f"p.rank{r}.{kind}", rows[r::2]) for r in (0, 1)]
+    tracemalloc.start()
+    merge(parts, tmp_path / f"p.{kind}", ["a"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    print(f"{kind}: merging 20,000 rows took {peak / 1e6:.1f} MB")
+    assert len(read(tmp_path / f"p.{kind}")) == 20_000
+    assert peak < (4e6 if kind == "csv" else 14e6)  # a row is about 1 kB; Parquet keeps a group of 10,000
+
+
+def test_rows_of_a_batch_that_was_lost_whole():
+    none = torch.empty(0)
+    outputs = {
+        "index": none.long(), "label": none.long(), "prediction": none.long(), "is_ood": none.bool(), "path": [], "class_name": [],
+        "scores": {"mcm": none}, "lambda": 0.5, "threshold": 0.5,
+        "lost": [{"index": 5, "label": 1, "path": "b", "why": "torn"}, {"index": 3, "label": 0, "path": "", "why": "no image"}],
+    }  # fmt: skip
+    assert [(row["index"], row["path"], row["lost"], row["mcm"]) for row in rows_of("s", outputs)] == [
+        (3, "", "no image", None), (5, "b", "torn", None),
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_written_is_refused_before_the_run(monkeypatch, small_demo, tmp_path):
+    with pytest.raises(ValueError, match=r"\.csv or \.parquet, got 'p.xlsx'"):
+        PredictionWriter("p.xlsx")
+    find = predictions.importlib.util.find_spec
+    monkeypatch.setattr(predictions.importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name))
+    with pytest.raises(ValueError, match=r"ants-lightning\[parquet\]"):
+        PredictionWriter("p.parquet")
+    PredictionWriter("p.csv")
+
+
+SCRIPT = """
+import sys
+
+import lightning as L
+import torch
+
+from ants_lightning import ANTS, NegativeMemory, PredictionWriter, demo
+from ants_lightning.data import FolderDataModule
+from ants_lightning.demo.shapes import ID_CLASSES
+
+
+def main(folder, world):
+    trainer = L.Trainer(
+        accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder,
+        callbacks=[NegativeMemory(None, refresh_every=1), PredictionWriter(), PredictionWriter(path="p.parquet")],
+    )
+    model = ANTS(demo.CLIP, nouns=demo.WORDS["nouns"], threshold="auto")
+    trainer.predict(model, FolderDataModule(folder + "/pictures", list(ID_CLASSES), 4 // world, 0))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1], 2)
+"""
+
+
+def test_two_processes_write_the_rows_of_one(tmp_path):
+    odd_folder(tmp_path / "pictures", n=20)
+    (tmp_path / "run.py").write_text(SCRIPT)
+    (tmp_path / "predictions.rank1.csv").write_text("of a run that was killed")
+    job = subprocess.Popen(
+        [sys.executable, str(tmp_path / "run.py"), str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output = job.communicate(timeout=300)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(job.pid, signal.SIGKILL)
+        raise
+    assert job.returncode == 0, output[-3000:]
+    two = read(tmp_path / "predictions.csv")
+    for row, same in zip(read(tmp_path / "p.parquet"), two, strict=True):
+        assert {**row, "path": None} == {**same, "path": None}
+    assert not list(tmp_path.glob("*.rank*"))
+    runpy.run_path(str(tmp_path / "run.py"))["main"](str(tmp_path), 1)
+    one = read(tmp_path / "predictions.csv")
+    assert len(one) == 21 and len({row["threshold"] for row in one}) > 2
+    for row, same in zip(one, two, strict=True):
+        assert same == pytest.approx(row, abs=1e-6)
