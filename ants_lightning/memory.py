@@ -134,7 +134,8 @@ class NegativeMemory(L.Callback):
             self._publish(pl_module)
 
     def _make_asker(self, trainer: L.Trainer, pl_module: ANTS) -> Asker:
-        self._raw = RawImages(list(self._loaders.values())[self.stream].dataset, pl_module.preprocess, self.bank_size)
+        dataset = list(self._loaders.values())[self.stream].dataset
+        self._raw = RawImages(dataset, pl_module.preprocess, self.bank_size if self.guard.mllm is not None else 0)
         return Asker(self.guard, self._raw, trainer.global_rank, trainer.world_size, self.similar_images, self.on_failure)
 
     def on_test_batch_end(  # type: ignore[override]

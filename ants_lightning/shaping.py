@@ -125,7 +125,7 @@ class Shaper:
         unknown = {c: model.class_names[c] for c in near if model.class_names[c] not in self.answers}
         labels = asker.similar_classes(evidence.bank, negative, unknown, s.similar)
         said, similar = asker.exchange(asker.describe(evidence.bank, new, model.class_names), labels)
-        self.answers = {**self.answers, **similar}
+        self.answers = {**self.answers, **{name: similar[name] for name in unknown.values() if name in similar}}
         evidence.set_described(torch.tensor(list(said), dtype=torch.long))
         self.n_dropped += len(self._push(model, model.ens, [said[row] for row in sorted(said) if said[row]], "sentence_prompt"))
         self.sentences = model.ens.labels

@@ -32,7 +32,8 @@ def test_a_model_with_the_spaces_of_a_run_scores_as_that_run_did_at_its_end(run,
     frozen = make_model(spaces=str(tmp_path / "spaces" / "scenes"), class_names=small_demo.class_names)
     frozen.setup("test")
     frozen.prepare()
-    assert (frozen.ens.labels, frozen.vsnl.labels, frozen.neglabel.labels) == (model.ens.labels, model.vsnl.labels, model.neglabel.labels)
+    for name in ("ens", "vsnl", "neglabel"):
+        assert getattr(frozen, name).labels == getattr(model, name).labels != []
     assert len(frozen.ens) == results["streams"]["scenes"]["n_ens"] > 0 < len(frozen.vsnl) and frozen.weight == model.weight != 0.5
     for name, scores in model(images)["scores"].items():
         assert torch.equal(frozen(images)["scores"][name], scores), name
@@ -96,8 +97,8 @@ def test_edited_texts_are_used(run, small_demo, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "match"),
-    [({"class_names": ["star", "moose"]}, "differ in .*moose|2 of this run"), ({"temperature": 0.5}, "temperature was 0.04, now 0.5"),
-     ({"id_prompt": "a {}"}, "id_prompt was .*now 'a {}'")],
+    [({"class_names": ["star", "moose"]}, "24 other classes than the 2"), ({"id_prompt": "a {}"}, "id_prompt .*now 'a {}'"),
+     ({"temperature": 0.5}, "temperature was 0.04, now 0.5")],
 )  # fmt: skip
 def test_spaces_of_another_configuration_are_refused_before_the_run(run, small_demo, tmp_path, change, match):
     run()
@@ -131,9 +132,11 @@ def test_prediction_adapts_as_a_test_does(run, small_demo, tmp_path):
     rows = make_trainer(tmp_path / "predict", again).predict(twin, small_demo)
     assert twin.ens.labels == model.ens.labels and twin.vsnl.labels == model.vsnl.labels and twin.weight == model.weight
     assert torch.equal(again.evidence.history, memory.evidence.history)
-    assert (tmp_path / "predict" / "spaces" / "scenes" / "ens.txt").read_text() == (tmp_path / "spaces" / "scenes" / "ens.txt").read_text()
+    saved = [(folder / "spaces" / "scenes" / "ens.txt").read_text("utf-8") for folder in (tmp_path, tmp_path / "predict")]
+    assert saved[0] == saved[1] != ""
     for stream, batches in zip(results["streams"], rows, strict=True):
-        score, label = (torch.cat([pick(batch) for batch in batches]) for pick in (lambda b: b["scores"]["ants"], lambda b: b["label"]))
+        score = torch.cat([batch["scores"]["ants"] for batch in batches])
+        label = torch.cat([batch["label"] for batch in batches])
         pairs = score[label < 0][:, None] - score[label >= 0]
         auroc = ((pairs > 0).double() + (pairs == 0).double() / 2).mean().item()
         assert results["streams"][stream]["scores"]["ants"]["auroc"] == pytest.approx(auroc, abs=1e-9)

@@ -11,13 +11,13 @@ from urllib.parse import quote
 
 import lightning as L
 import torch
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ants_lightning.data.calibration import LabelledImages
 from ants_lightning.data.reading import attempt, collate, known_paths, lost_item
+from ants_lightning.data.stream_loader import Shard
 from ants_lightning.mllm.record import pixel_hash
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class _Encoder(L.LightningModule):
     def predict_dataloader(self) -> DataLoader:
         """This rank's share, none of it twice."""
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        sampler = UnrepeatedDistributedSampler(self.images, world, rank, shuffle=False) if world > 1 else None
+        sampler = Shard(range(len(self.images)), world, rank) if world > 1 else None
         return DataLoader(
             self.images, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers, collate_fn=collate
         )  # fmt: skip

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from PIL.Image import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ants_lightning.data.class_names import read_class_names
 from ants_lightning.data.image_lists import find_images
 from ants_lightning.data.reading import attempt, collate, lost_item, open_image
+from ants_lightning.data.stream_loader import Shard
 
 
 class FolderImages(Dataset):
@@ -75,7 +75,7 @@ class FolderDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> dict[str, DataLoader]:
         """One loader; over several ranks without padding."""
         world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
-        sampler = UnrepeatedDistributedSampler(self.images, world, rank, shuffle=False) if world > 1 else None
+        sampler = Shard(range(len(self.images)), world, rank) if world > 1 else None
         loader = DataLoader(
             self.images, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers, collate_fn=collate
         )  # fmt: skip

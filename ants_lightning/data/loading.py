@@ -77,16 +77,24 @@ class _Exactly:
 
     def begin(self, skip: Sequence[int]) -> None:
         """Forget the run before. Another module that is run later with this trainer is left alone."""
-        self.module, self.skip, self.loaders = self.trainer.lightning_module, list(skip), 0
+        self.module, self.skip, self.made = self.trainer.lightning_module, list(skip), list[Any]()
         self.module.allow_zero_length_dataloader_with_multiple_devices = True  # a stream may be shorter than the number of ranks
 
     def __call__(self, loader: Any) -> Any:
         trainer = self.trainer
         if (trainer.testing or trainer.predicting) and trainer.lightning_module is self.module:
-            skip = self.skip[self.loaders] if self.loaders < len(self.skip) else 0
-            self.loaders += 1
+            skip = self.skip[len(self.made)] if len(self.made) < len(self.skip) else 0
             loader = make_exact(loader, trainer.world_size, trainer.global_rank, skip)
+            self.made.append(loader)
+            if trainer.world_size > 1:
+                loader.on_start = self._refuse_idle_ranks
         return self.of_strategy(loader)
+
+    def _refuse_idle_ranks(self) -> None:
+        """A rank with no batch at all is sent home by Lightning before the run, in which the others would wait for it."""
+        longest, world = max(len(loader.sampler.dataset) for loader in self.made), self.trainer.world_size
+        if longest < world:
+            raise ValueError(f"{world} ranks, and no stream has more than {longest} images: use at most {longest} devices")
 
 
 def _name(loader: Any) -> str:

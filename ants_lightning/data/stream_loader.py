@@ -4,8 +4,9 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from itertools import repeat
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, repeat
 from typing import Any
 
 from torch.utils.data import DataLoader, DistributedSampler
@@ -60,23 +61,33 @@ class StreamLoader(DataLoader):
         told = {name: getattr(batch_sampler, name, None) for name in ("batch_size", "sampler")}
         self.__dict__.update({name: value for name, value in told.items() if value is not None})
         self.skip, self.restarts = skip, 0
+        self.on_start: Callable[[], None] = lambda: None  # called when an iteration begins
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        batches = list(self.batch_sampler)  # type: ignore[arg-type]
-        done = min(self.skip, len(batches))
+        self.on_start()
+        batches = iter(self.batch_sampler)  # type: ignore[arg-type]
+        done = sum(1 for _ in islice(batches, self.skip))
         yield from repeat(None, done)
+        under_way = deque[Any]()  # asked of the workers, and not delivered yet
         with _Watch() as watch:
             in_a_row, iterator = 0, None
-            while done < len(batches):
+            while True:
                 try:
                     if iterator is None:
-                        iterator = self._start(batches[done:], watch)
+                        if not under_way and (first := next(batches, None)) is not None:
+                            under_way.append(first)
+                        if not under_way:
+                            return  # no worker is started for nothing
+                        iterator = self._start(watch.feed(batches, under_way), watch)
                     batch = watch.next(iterator)
+                except StopIteration:
+                    return
                 except Exception as error:
                     iterator, why = None, watch.cause(error)
                     if why is None or in_a_row == MOST_RESTARTS:
                         raise
                 else:
+                    under_way.popleft()
                     done, in_a_row = done + 1, 0
                     yield batch
                     del batch  # or two would be held while the next is awaited
@@ -84,7 +95,7 @@ class StreamLoader(DataLoader):
                 in_a_row, self.restarts = in_a_row + 1, self.restarts + 1
                 logger.warning("%s Loading goes on at batch %d (restart %d of this loader)", why, done, self.restarts)
 
-    def _start(self, batches: list[Any], watch: "_Watch") -> Iterator[Any]:
+    def _start(self, batches: Iterator[Any], watch: "_Watch") -> Iterator[Any]:
         """A new iterator with workers of its own, over these batches."""
         watch.news = None
         kept = {name: getattr(self, name) for name in _KEPT}
@@ -101,7 +112,7 @@ class _Watch:
     """
 
     def __init__(self) -> None:
-        self._asking, self._installed = False, False
+        self._asking, self._feeding, self._installed = False, False, False
         self.news: str | None = None
 
     def __enter__(self) -> "_Watch":
@@ -126,8 +137,21 @@ class _Watch:
             self._before(number, frame)
         except RuntimeError as error:
             self.news = str(error)
-            if self._asking:
+            if self._asking and not self._feeding:
                 raise
+
+    def feed(self, batches: Iterator[Any], under_way: deque[Any]) -> Iterator[Any]:
+        """The batches under way again, then new ones; no more is held of a stream, however long it is."""
+        yield from list(under_way)
+        while True:
+            self._feeding = True  # an error raised in here would end `batches` for good, or lose one
+            batch = next(batches, None)  # no `for`: Lightning's wrapper would begin anew
+            if batch is not None:
+                under_way.append(batch)
+            self._feeding = False
+            if batch is None:
+                return
+            yield batch
 
     def next(self, iterator: Iterator[Any]) -> Any:
         """The next batch; RuntimeError where a worker has died, now or since the last one."""
@@ -141,6 +165,7 @@ class _Watch:
 
     def cause(self, error: Exception) -> str | None:
         """Which worker's death an error of `next` comes from, if from any; known once."""
+        self._asking = False  # the news may have come just before `next` said so
         if str(error).startswith("DataLoader worker (pid"):
             self.news = None
             return str(error)

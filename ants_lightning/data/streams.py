@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,6 +15,7 @@ from ants_lightning.data.calibration import calibration_loader
 from ants_lightning.data.class_names import read_class_names
 from ants_lightning.data.features import FeatureCache, FeatureStream, encode_sets, tower_identity
 from ants_lightning.data.reading import collate, knows_paths, lost_item, path_of, read_item, to_rgb
+from ants_lightning.data.stream_loader import Shard
 
 ORDERS = ("mixed", "id_first", "blocks")
 
@@ -263,7 +263,7 @@ class OODDataModule(L.LightningDataModule):
 
     def _loader(self, stream: MixedStream | FeatureStream) -> DataLoader:
         world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
-        sampler = UnrepeatedDistributedSampler(stream, world, rank, shuffle=False) if world > 1 else None
+        sampler = Shard(range(len(stream)), world, rank) if world > 1 else None
         if isinstance(stream, FeatureStream):
             return stream.loader(self.batch_size, sampler)
         return DataLoader(stream, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers, collate_fn=collate)
