@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ants_lightning.mining import histogram_threshold, mine_negative_images, share_of
+from ants_lightning.mining import histogram_threshold, mine_negative_images, share_of, shows_negatives
 
 Rows = dict[str, Tensor]  # columns side by side: one row an image
+RECENT = 1_000  # newest images that are looked at before a refresh: a change of the stream shows within some hundred
 HISTORY = 100_000  # S_nl kept; more than any benchmark's stream has, 0.4 MB
 
 
@@ -100,6 +101,10 @@ class Evidence:
         """γ* of the authors' code, for the images that come from now on."""
         if self.rule == "histogram":
             self.threshold = histogram_threshold(self.history, self.eta)
+
+    def shows_negatives(self, min_separation: float | None) -> bool:
+        """Whether the newest `RECENT` images look as if OOD ones were among them; None: taken for granted."""
+        return min_separation is None or shows_negatives(self.history[-RECENT:], min_separation)
 
     def set_described(self, rows: Tensor) -> None:
         """Note that the MLLM has answered on these rows of the bank."""

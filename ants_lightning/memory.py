@@ -59,6 +59,8 @@ class NegativeMemory(L.Callback):
         activated: score `ens` by TANL (`baselines.activation_aware_score`) against so many sentences, those that the surely-OOD
             images since the last sync point activate most and the surely-ID ones least (the authors' option has 1,000). None: all,
             by eq. 8.
+        min_separation: a guard, no refresh while the newest 1,000 images look like nothing but ID (`mining.shows_negatives`); None:
+            off. What to set is a property of the model and the classes: docs/imbalance.md.
         record: file of all answers, in `trainer.default_root_dir`; what is in it is not asked again. None: no record.
         adapt: False: nothing is learnt and no MLLM is needed or loaded; the spaces stay as `ANTS(spaces=…)` has them.
     """
@@ -70,8 +72,8 @@ class NegativeMemory(L.Callback):
         persist: bool = False, bank_size: int = 10_000, similar_images: bool = False, hygiene: bool = True,
         max_id_similarity: float | None = 0.95, on_failure: Literal["continue", "raise"] = "continue",
         threshold: Literal["paper", "histogram"] = "paper", near: Literal["mean", "frequent"] = "mean",
-        min_candidates: int = 0, max_refreshes: int | None = None, activated: int | None = None, record: str | None = "mllm.jsonl",
-        adapt: bool = True,
+        min_candidates: int = 0, max_refreshes: int | None = None, activated: int | None = None,
+        min_separation: float | None = None, record: str | None = "mllm.jsonl", adapt: bool = True,
     ) -> None:  # fmt: skip
         given = locals().items()
         self.settings: dict[str, Any] = {name: value for name, value in given if isinstance(value, str | int | float | None)}
@@ -90,13 +92,16 @@ class NegativeMemory(L.Callback):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
         if max_id_similarity is not None and not -1 <= max_id_similarity <= 1:
             raise ValueError(f"max_id_similarity is a cosine, got {max_id_similarity}")
+        if min_separation is not None and not 0 <= min_separation <= 1:
+            raise ValueError(f"min_separation must lie in [0, 1], got {min_separation}")
         self.guard = Guard(mllm if adapt else None)
         self.refresh_every, self.min_images, self.gamma, self.eta = refresh_every, min_images, gamma, eta
         self.delta, self.similar, self.ens_size, self.init, self.weight = delta, similar, ens_size, init, weight
         self.score_after_refresh, self.persist, self.bank_size = score_after_refresh, persist, bank_size
         self.similar_images, self.hygiene, self.max_id_similarity = similar_images, hygiene, max_id_similarity
         self.on_failure, self.record, self.threshold, self.near = on_failure, record, threshold, near
-        self.min_candidates, self.max_refreshes, self.activated, self.adapt = min_candidates, max_refreshes, activated, adapt
+        self.min_candidates, self.max_refreshes, self.activated = min_candidates, max_refreshes, activated
+        self.min_separation, self.adapt = min_separation, adapt
         self.shaper = Shaper(self)
         self.stream = -1  # which one is running
 

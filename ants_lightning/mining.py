@@ -165,3 +165,46 @@ def histogram_threshold(id_scores: Tensor, eta: float) -> float:
     edge = (int(counts.diff().abs().argmax()) + 1) / 10
     below = id_scores[id_scores < edge].double()
     return float(below.quantile(eta)) if len(below) else edge
+
+
+def separation(id_scores: Tensor) -> float:
+    """How far the history falls into two heaps: the largest share of its variance that one cut explains (Otsu, 1979).
+
+    A uniform history has 0.75, a normal one 2/π = 0.64, one of two values 1. ValueError for scores outside [0, 1] (NaN too).
+
+    Args:
+        id_scores: S_nl, `(n,)` in [0, 1].
+
+    Returns:
+        In [0, 1]; 0 where all scores are alike or there are none.
+
+    Example:
+        >>> separation(torch.tensor([0.0, 0.25, 0.75, 1.0]))  # variance 0.15625, of which 0.140625 between the halves
+        0.9
+    """
+    check_scores("id_scores", id_scores)
+    ordered = id_scores.double().sort().values
+    if not len(ordered) or ordered[0] == ordered[-1]:
+        return 0.0
+    centred = ordered - ordered.mean()
+    below = torch.arange(1, len(ordered), dtype=torch.float64, device=ordered.device)  # images under each cut
+    between = centred.cumsum(0)[:-1] ** 2 * (1 / below + 1 / (len(ordered) - below))  # n₀μ₀² + n₁μ₁², as n₀μ₀ = -n₁μ₁
+    return float(between.max() / (centred**2).sum())
+
+
+def shows_negatives(id_scores: Tensor, min_separation: float) -> bool:
+    """Whether a history looks as if it held OOD images: two heaps, or (median S_nl < 0.5) little else.
+
+    Args:
+        id_scores: S_nl, `(n,)` in [0, 1].
+        min_separation: least `separation` of two heaps, in [0, 1]; what a history of nothing but ID images has is a property of the
+            model and the classes, so it has to be measured on such a stream.
+
+    Example:
+        >>> shows_negatives(torch.linspace(0.5, 1, 100), 0.8), shows_negatives(torch.linspace(0, 0.4, 100), 0.8)
+        (False, True)
+    """
+    if not 0 <= min_separation <= 1:
+        raise ValueError(f"min_separation must lie in [0, 1], got {min_separation}")
+    separated = separation(id_scores) >= min_separation
+    return separated or (len(id_scores) > 0 and float(id_scores.median()) < 0.5)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ants_lightning.module import ANTS
 
 _LAMBDAS = {"paper": 0.5, "prequential": 0.5}
-_OWN = ("answers", "sentences", "of_all_classes", "fresh", "lambdas", "refreshes", "balanced", "n_dropped", "dropped_names")
+_OWN = (
+    "answers", "sentences", "of_all_classes", "fresh", "lambdas", "refreshes", "n_held", "balanced", "n_dropped", "dropped_names",
+)  # fmt: skip
 
 
 class Shaper:
@@ -43,7 +45,7 @@ class Shaper:
 
     def _clear(self) -> None:
         """What is counted by stream."""
-        self.lambdas, self.refreshes = dict(_LAMBDAS), 0
+        self.lambdas, self.refreshes, self.n_held = dict(_LAMBDAS), 0, 0  # n_held: sync points at which the guard held a refresh
         self.n_dropped, self.dropped_names = 0, list[str]()  # sentences; names, which come again with their class
         self.balanced = torch.zeros(2, dtype=torch.float64)  # sums of o_ens and o_vsnl over the stream
 
@@ -92,7 +94,10 @@ class Shaper:
         self.fresh = False
         if not s.score_after_refresh:
             self._balance(model, rows["features"])
-        if model.shaped and self.evidence.n_seen >= s.min_images:
+        ready = model.shaped and self.evidence.n_seen >= s.min_images
+        held = ready and not self.evidence.shows_negatives(s.min_separation)
+        self.n_held += held
+        if ready and not held:
             negative = self.evidence.mine()
             new = negative[~self.evidence.bank["described"][negative]]
             if len(new) <= s.min_candidates or self.refreshes == s.max_refreshes:
@@ -205,10 +210,11 @@ class Shaper:
 
     def report(self, model: ANTS) -> dict[str, Any]:
         """What results, logs and the progress bar show of the adaptation."""
+        held = {} if self.settings.min_separation is None else {"n_held": self.n_held}
         return {
             "lambda": model.weight, **{f"lambda_{name}": value for name, value in self.lambdas.items()},
             "gamma": self.evidence.threshold, "n_negative_images": self.evidence.n_negative, "n_ens": len(model.ens),
-            "n_vsnl": len(model.vsnl), "n_dropped": self.n_dropped + len(self.dropped_names), **self.asker.counts,
+            "n_vsnl": len(model.vsnl), "n_dropped": self.n_dropped + len(self.dropped_names), **self.asker.counts, **held,
         }  # fmt: skip
 
     def state(self) -> dict[str, Any]:

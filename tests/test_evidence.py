@@ -205,3 +205,14 @@ def test_a_full_bank_is_left_alone_by_scores_that_are_not_lower():
     assert evidence.bank is before and evidence.n_candidates == 33  # nothing was copied
     evidence.add({**stream(1, 33), "id_score": torch.tensor([0.0])})
     assert evidence.bank is not before and 33 in evidence.bank["position"].tolist()
+
+
+def test_the_guard_looks_at_the_newest_thousand_images():
+    ood, known = torch.linspace(0, 0.1, 300), torch.linspace(0.6, 1, 700)
+
+    def shows(*parts, least=0.8):
+        rows = stream(sum(map(len, parts)))
+        return added([{**rows, "id_score": torch.cat(parts)}]).shows_negatives(least)
+
+    assert shows(known, ood) and shows(known, known, ood) and shows(ood, known)
+    assert not shows(ood, known, known) and shows(ood, known, known, least=None)

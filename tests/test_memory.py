@@ -62,6 +62,21 @@ def test_before_the_first_refresh_everything_is_neglabel(run):
         assert stream["mllm_calls"] == stream["n_vsnl"] == 0
 
 
+def test_the_guard_holds_where_there_is_nothing_but_id(run, small_demo):
+    more = copy.copy(small_demo)
+    more.ood_sets = {"more": demo.DrawnImages(ID_CLASSES, 64, seed=3)}
+    more.groups = {"more": "near"}
+    held, free = (run(data=more, min_separation=least)[2]["streams"]["more"] for least in (1.0, 0.0))
+    assert held["scores"]["ants"] == held["scores"]["neglabel"] != free["scores"]["ants"]
+    assert (held["mllm_calls"], held["n_held"]) == (0, 4) and (free["mllm_calls"] > 0, free["n_held"]) == (True, 0)
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.1])
+def test_min_separation_out_of_range(least):
+    with pytest.raises(ValueError, match=f"min_separation .*{least}"):
+        NegativeMemory(None, min_separation=least)
+
+
 def test_strict_history_scores_a_batch_before_it_is_learnt_from(run):
     once = dict(refresh_every=8, min_images=1)  # one sync point, at the last of the 8 batches
     _, _, strict = run(**once)

@@ -189,3 +189,50 @@ def test_equally_similar_classes_keep_their_order():
 def test_bad_arguments_of_similar_classes(mean, id_text, ratio, match):
     with pytest.raises(ValueError, match=match):
         mining.similar_classes(mean, id_text, ratio)
+
+
+def reference_separation(scores):
+    """By a loop over all cuts, from the definition: variance between the two sides over all of it."""
+    scores, best = np.sort(np.asarray(scores, dtype=float)), 0.0
+    for k in range(1, len(scores)):
+        low, high = scores[:k], scores[k:]
+        within = k * low.var() + (len(scores) - k) * high.var()
+        best = max(best, 1 - within / (len(scores) * scores.var()))
+    return best
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 101])
+def test_separation_is_that_of_plain_loops(n):
+    scores = torch.rand(n, generator=torch.Generator().manual_seed(n)) ** 3
+    assert mining.separation(scores) == pytest.approx(reference_separation(scores.tolist()), abs=1e-6)
+
+
+def test_separation_of_known_shapes():
+    assert mining.separation(torch.linspace(0, 1, 10_001)) == pytest.approx(0.75, abs=1e-3)
+    normal = (0.5 + 0.05 * torch.randn(20_000, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    assert mining.separation(normal) == pytest.approx(2 / math.pi, abs=0.01)
+    assert mining.separation(torch.tensor([0.25] * 3 + [0.75] * 97)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("scores", [[], [0.5], [0.7] * 1000])
+def test_scores_that_are_all_alike_are_one_heap(scores):
+    assert mining.separation(torch.tensor(scores)) == 0.0
+
+
+def test_negatives_show_as_a_second_heap_or_as_a_low_median():
+    spread, second = torch.linspace(0.6, 1, 900), torch.linspace(0, 0.1, 100)
+    assert not mining.shows_negatives(spread, 0.8)
+    assert mining.shows_negatives(torch.cat([spread, second]), 0.8)
+    assert mining.shows_negatives(torch.linspace(0, 0.4, 100), 0.8)
+    assert not mining.shows_negatives(torch.empty(0), 0.8)
+    assert mining.shows_negatives(spread, 0.75 - 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "least", "match"),
+    [([0.5, NAN], 0.8, "id_scores .*nan"), ([1.5], 0.8, "id_scores .*1.5"), ([0.5], -0.1, "min_separation .*-0.1"),
+     ([0.5], 1.1, "min_separation .*1.1"), ([0.5], NAN, "min_separation .*nan")],
+)  # fmt: skip
+def test_bad_arguments_of_shows_negatives(scores, least, match):
+    with pytest.raises(ValueError, match=match):
+        mining.shows_negatives(torch.tensor(scores), least)
