@@ -13,6 +13,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler, UnrepeatedDistributedSamplerWrapper
 from lightning.pytorch.overrides.distributed import _IndexBatchSamplerWrapper as Noting
 from torch.utils.data import (
@@ -488,3 +489,34 @@ def test_two_ranks_of_lightning_see_every_image_of_foreign_loaders_once(tmp_path
         assert "differs between ranks" in json.loads((tmp_path / f"error_{rank}.json").read_text("utf-8"))
     assert done.stderr.count("was re-made, for its DistributedSampler ") == 1
     assert done.stderr.count("was re-made, for its DistributedSamplerWrapper ") == 4
+
+
+class Notes(BasePredictionWriter):
+    """What Lightning says that each batch held."""
+
+    def __init__(self):
+        super().__init__("batch")
+        self.seen = []
+
+    def write_on_batch_end(self, trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx):
+        self.seen.append(batch_indices)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_indices_are_noted_in_prediction_only_where_somebody_asks(asked):
+    class Module(L.LightningModule):
+        def setup(self, stage):
+            keep_exact(self.trainer)
+
+        def predict_step(self, batch, batch_idx):
+            return batch
+
+    notes = Notes()
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        callbacks=[notes] if asked else [],
+    )  # fmt: skip
+    trainer.predict(Module(), DataLoader(torch.arange(7), batch_size=3), return_predictions=False)
+    expected = [[0, 1, 2], [3, 4, 5], [6]]
+    assert notes.seen == (expected if asked else [])
+    assert getattr(trainer.predict_dataloaders.batch_sampler, "seen_batch_indices", []) == (expected if asked else [])

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler, UnrepeatedDistributedSamplerWrapper
 from torch.utils.data import (
     BatchSampler,
@@ -86,6 +87,8 @@ class _Exactly:
             skip = self.skip[len(self.made)] if len(self.made) < len(self.skip) else 0
             loader = make_exact(loader, trainer.world_size, trainer.global_rank, skip)
             self.made.append(loader)
+            if trainer.predicting and isinstance(loader, StreamLoader) and not _notes_indices(trainer):
+                loader.batches = _plain_batches(loader)  # Lightning's wrapper would keep every index of the stream
             if trainer.world_size > 1:
                 loader.on_start = self._refuse_idle_ranks
         return self.of_strategy(loader)
@@ -95,6 +98,12 @@ class _Exactly:
         longest, world = max(len(loader.sampler.dataset) for loader in self.made), self.trainer.world_size
         if longest < world:
             raise ValueError(f"{world} ranks, and no stream has more than {longest} images: use at most {longest} devices")
+
+
+def _notes_indices(trainer: L.Trainer) -> bool:
+    """Whether anybody in a prediction asks which images a batch had."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return trainer.predict_loop.return_predictions or any(isinstance(c, BasePredictionWriter) for c in callbacks)
 
 
 def _name(loader: Any) -> str:

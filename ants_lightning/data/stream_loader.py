@@ -60,12 +60,12 @@ class StreamLoader(DataLoader):
         # What a loader that was not given a batch_sampler tells; torch's own setter refuses.
         told = {name: getattr(batch_sampler, name, None) for name in ("batch_size", "sampler")}
         self.__dict__.update({name: value for name, value in told.items() if value is not None})
-        self.skip, self.restarts = skip, 0
+        self.batches, self.skip, self.restarts = batch_sampler, skip, 0
         self.on_start: Callable[[], None] = lambda: None  # called when an iteration begins
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.on_start()
-        batches = iter(self.batch_sampler)  # type: ignore[arg-type]
+        batches = iter(self.batches)
         done = sum(1 for _ in islice(batches, self.skip))
         yield from repeat(None, done)
         under_way = deque[Any]()  # asked of the workers, and not delivered yet
