@@ -4,6 +4,7 @@ from ants_lightning.memory import NegativeMemory
 from ants_lightning.module import ANTS
 from ants_lightning.predictions import PredictionWriter
 from ants_lightning.report import Report
+from ants_lightning.snapshots import Snapshots
 
 __version__ = "0.1.0"
-__all__ = ["ANTS", "NegativeMemory", "PredictionWriter", "Report"]
+__all__ = ["ANTS", "NegativeMemory", "PredictionWriter", "Report", "Snapshots"]

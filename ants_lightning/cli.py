@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.logging import RichHandler
 
 from ants_lightning import table
 from ants_lightning.data import OODDataModule
 from ants_lightning.module import ANTS
+from ants_lightning.predictions import PredictionWriter
 from ants_lightning.report import Report, StreamProgressBar
+from ants_lightning.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,13 @@ class Trainer(L.Trainer):
         """
         if not isinstance(datamodule, OODDataModule):
             raise ValueError(f"only an OODDataModule can be encoded, not {type(datamodule).__name__}")
-        encoded = datamodule.encode(self, model)
+        trainer: Any = self
+        callbacks = trainer.callbacks
+        trainer.callbacks = [callback for callback in callbacks if isinstance(callback, ProgressBar)]  # others want a stream
+        try:
+            encoded = datamodule.encode(trainer, model)
+        finally:
+            trainer.callbacks = callbacks
         if verbose:
             logger.info("%s: encoded %s, had the others", datamodule.features, ", ".join(encoded) or "nothing")
         return encoded
@@ -47,6 +56,19 @@ class ANTSCommand(LightningCLI):
         """Lightning's own, less those that train, and `encode`."""
         skip = LightningCLI.subcommands()
         return {"test": skip["test"], "predict": skip["predict"], "encode": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Known to every subcommand, so that one configuration serves all."""
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.add_lightning_class_args(Snapshots, "snapshots")
+        parser.add_argument("--resume", type=str | None, default=None, help="auto, or a folder: go on where a test run was")
+        parser.link_arguments("resume", "snapshots.resume")
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's, with our own table instead of its, and predictions in a file instead of in memory."""
+        super().setup_parser(*args, **kwargs)
+        self._parser("test").set_defaults(verbose=False)
+        self._parser("predict").set_defaults(return_predictions=False)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Lightning's, with our progress bar unless it is switched off."""

@@ -115,6 +115,16 @@ class TextEncoder:
         self._given.put(texts, F.normalize(features.detach().float(), dim=1).cpu().numpy())
 
     @property
+    def texts(self) -> list[str]:
+        """The texts whose features are in memory."""
+        return self._memory.texts
+
+    def keep(self, texts: Sequence[str], features: Tensor) -> None:
+        """Take features `(n, d)` that it made before: encoded in other company they would differ in the last digits."""
+        if texts:
+            self._memory.put(texts, features.cpu().numpy())
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of what the features of this encoder depend on: `text_cache.tower_hash`, and what it was told to remember."""
         if not len(self._given):

@@ -35,8 +35,7 @@ def make_exact(loader: Any, world: int, rank: int, skip: int = 0) -> Any:
     On one rank, what cannot be re-made stays as it is, and reads what it skips.
 
     Raises:
-        ValueError: the loader's order is another one each time, or (on several ranks) it cannot be shared exactly; or it has fewer
-            than `skip` batches.
+        ValueError: the loader's order is another one each time, or (on several ranks) it cannot be shared exactly.
     """
     why_not = _not_plain(loader)
     if world > 1:
@@ -44,16 +43,14 @@ def make_exact(loader: Any, world: int, rank: int, skip: int = 0) -> Any:
             why_not = _not_shareable(loader)
         if why_not:
             raise ValueError(f"{_name(loader)} cannot be shared exactly by {world} ranks: {why_not}; {_ADVICE}")
-        batch_sampler, most = _share(loader, world, rank)
+        batch_sampler = _share(loader, world, rank)
     elif why_not:
         return Discarding(loader, skip) if skip else loader
     else:
-        batch_sampler, most = loader.batch_sampler, len(loader)
+        batch_sampler = loader.batch_sampler
         batches = _plain_batches(loader)
         if skip and (why := _unsteady(batches.sampler if type(batches) is BatchSampler else batches)):
             raise ValueError(f"{_name(loader)} cannot be gone on with at batch {skip}: {why}; use shuffle=False")
-    if not 0 <= skip <= most:
-        raise ValueError(f"{_name(loader)} has {most} batches, and {skip} of them are to be skipped: is this the same data?")
     return StreamLoader(loader, batch_sampler, skip)
 
 
@@ -155,8 +152,8 @@ def _unsteady(sampler: Any) -> str | None:
     return None
 
 
-def _share(loader: DataLoader, world: int, rank: int) -> tuple[Any, int]:
-    """Batches of this rank's share, and how many the rank with the most has."""
+def _share(loader: DataLoader, world: int, rank: int) -> Any:
+    """Batches of this rank's share."""
     batches = _plain_batches(loader)
     sampler, size = batches.sampler, batches.batch_size
     base = _base(sampler)
@@ -174,11 +171,10 @@ def _share(loader: DataLoader, world: int, rank: int) -> tuple[Any, int]:
     everywhere = gather_json([len(order), hashlib.sha256(repr(order).encode()).hexdigest()])
     if any(one != everywhere[0] for one in everywhere):
         raise ValueError(f"{_name(loader)} differs between ranks, in images or in order: {[n for n, _ in everywhere]} images")
-    most = -(-len(range(0, len(order), world)) // size)
     if type(base) is Shard or type(sampler) in (UnrepeatedDistributedSampler, UnrepeatedDistributedSamplerWrapper):
-        return loader.batch_sampler, most  # exact already
+        return loader.batch_sampler  # exact already
     if rank == 0:
         why = "repeats images to make the shares even" if isinstance(sampler, DistributedSampler) else "gives every rank all images"
         name = type(sampler).__name__
         logger.info("%s was re-made, for its %s %s: %d images, each once", _name(loader), name, why, len(order))
-    return BatchSampler(Shard(order, world, rank), size, drop_last=False), most
+    return BatchSampler(Shard(order, world, rank), size, drop_last=False)

@@ -37,6 +37,7 @@ class Guard:
     def open_record(self, path: Path | None) -> None:
         """Recall and record answers, if there is a file and the MLLM tells its identity. After its `setup`."""
         identity = getattr(self.mllm, "identity", None)
+        self._of_this_run = set()
         self.record = Record(path, identity()) if path and identity else None
 
     def keep(self, answered: Sequence[tuple[Asked, Answer]], write: bool) -> None:
