@@ -158,6 +158,8 @@ def fail(folder, devices, what, rank):
     if what in ("model", "data"):
         owner = ANTS if what == "model" else demo.DemoDataModule
         owner.setup = raises_here(owner.setup)
+    if what == "describe":
+        score(Path(folder) / "continued", "demo", devices, 6, Failing(folder, rank, what))
     score(folder, "demo", devices, 6, Failing(folder, rank, what), on_failure="raise")
 
 
