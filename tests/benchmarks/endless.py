@@ -7,6 +7,8 @@ its own. `trainer.predict` adapts and writes rows; `--test` measures too, and ke
 """
 
 import argparse
+import ctypes
+import gc
 import math
 import os
 import tempfile
@@ -25,7 +27,9 @@ from ants_lightning.mllm import TransformersMLLM
 
 
 def resident():
-    """MiB of this process in memory."""
+    """MiB that this process holds; what was freed is given back first, or growth could hide in it (Linux, glibc)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
