@@ -78,16 +78,16 @@ class Shaper:
             model.ens.replace(self.sentences, model.encoder(self.sentences))
         if self.answers:
             self._set_vsnl(model, list(self.answers))
-        self._weigh(model, self.evidence.mine())
         if start and not self.evidence.n_seen:
-            model.weight = start.weight
+            self.lambdas = dict.fromkeys((*_LAMBDAS, s.weight), start.weight)
+        self._weigh(model, self.evidence.mine())
         model.spaces_changed()
         model.decision.refresh(model)
 
     def learn(self, model: ANTS, rows: Rows) -> None:
         """A sync point: take the images since the last one, in stream order; mine, ask, push, weigh."""
         s = self.settings
-        for baseline in model.baselines.values():
+        for baseline in model.baselines.values() if len(rows["index"]) else ():
             baseline.learn({name: column.to(model.device) for name, column in rows.items()})  # type: ignore[operator]
         self.evidence.add(rows)
         model.decision.learn(rows["ood_score"])

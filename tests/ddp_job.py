@@ -1,6 +1,7 @@
 """What the processes of `test_ddp.py` run: `python ddp_job.py <folder> <what> <devices> <batch size>`."""
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -114,8 +115,9 @@ def data_of(case, batch_size):
 
 
 def trainer_of(folder, devices, callbacks=(), kind=L.Trainer):
+    nodes = int(os.environ.get("SLURM_NNODES", 1))
     return kind(
-        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False,
+        accelerator="cpu", devices=devices, num_nodes=nodes, strategy="ddp" if devices * nodes > 1 else "auto", logger=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, callbacks=list(callbacks),
     )  # fmt: skip
 

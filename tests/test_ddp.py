@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -161,6 +162,27 @@ def test_torchrun_starts_it_too(alone, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     code, output, _, left = start(tmp_path, "short", 2, 6, launcher=launcher)
     assert code == 0 and left == 0, output[-6000:]
+    compare(alone, tmp_path, 2, "short")
+
+
+def test_slurm_starts_it_on_two_nodes(alone, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    slurm = {
+        "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "ants", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2",
+        "SLURM_LOCALID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, str(JOB), str(tmp_path), "short", "1", "6"], text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, env={**os.environ, **slurm, "SLURM_NODEID": str(rank), "SLURM_PROCID": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for task in tasks:  # what srun would start, one on each node
+        output, _ = task.communicate(timeout=300)
+        assert task.returncode == 0, output[-6000:]
     compare(alone, tmp_path, 2, "short")
 
 
