@@ -27,11 +27,10 @@ def gather_tensor(x: Tensor) -> list[Tensor]:
     longest = max(int(n) for n in counts)
     if not longest:
         return [x.cpu() for _ in counts]
-    wire = x.view(torch.uint8) if x.dtype is torch.bool else x
-    padded = torch.cat([wire, wire.new_zeros(longest - len(x), *x.shape[1:])])
+    padded = torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
-    return [part[: int(n)].cpu().to(x.dtype) for part, n in zip(parts, counts, strict=True)]
+    return [part[: int(n)].cpu() for part, n in zip(parts, counts, strict=True)]
 
 
 def gather_rows(rows: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

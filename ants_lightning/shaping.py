@@ -87,7 +87,7 @@ class Shaper:
     def learn(self, model: ANTS, rows: Rows) -> None:
         """A sync point: take the images since the last one, in stream order; mine, ask, push, weigh."""
         s = self.settings
-        for baseline in model.baselines.values() if len(rows["index"]) else ():
+        for baseline in model.baselines.values():
             baseline.learn({name: column.to(model.device) for name, column in rows.items()})  # type: ignore[operator]
         self.evidence.add(rows)
         model.decision.learn(rows["ood_score"])

@@ -8,7 +8,7 @@ import torch
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
 from ants_lightning.demo.controls import PerfectCaptions
-from ants_lightning.spaces import load_spaces
+from ants_lightning.spaces import load_spaces, save_spaces
 
 
 def make_model(**changes):
@@ -93,6 +93,22 @@ def test_edited_texts_are_used(run, small_demo, tmp_path):
     spaces = load_spaces(model, folder)
     assert spaces.ens.labels == ["a red car"] and torch.equal(spaces.ens.features, model.encoder(["a red car"]))
     assert len(spaces.vsnl) == 0 and len(model.neglabel) > 0
+
+
+def test_a_space_that_is_empty_now_leaves_no_texts_of_an_earlier_run(run, small_demo, tmp_path):
+    _, model, _ = run()
+    folder = tmp_path / "spaces" / "scenes"
+    model.ens.clear()
+    save_spaces(model, folder)
+    found = load_spaces(model, folder)
+    assert len(found.ens) == 0 < len(found.vsnl) == len(model.vsnl)
+
+
+@pytest.mark.parametrize(("persist", "images"), [(False, 128), (True, 3 * 128)])
+def test_the_history_of_the_threshold_persists_as_the_memory_does(run, persist, images):
+    model = ANTS(demo.CLIP, pretrained=None, **demo.WORDS, **demo.SETTINGS["model"], threshold="auto")
+    run(model=model, persist=persist)
+    assert int(model.decision.state()["counts"].sum()) == images
 
 
 @pytest.mark.parametrize(
