@@ -202,3 +202,19 @@ def test_baselines_config_is_every_column(run):
     config = yaml.safe_load((ROOT / "configs/method/baselines.yaml").read_text())
     names = [entry["class_path"].rpartition(".")[2] for entry in config["model"]["baselines"]]
     assert names == [type(baseline).__name__ for baseline in every()]
+
+
+def test_an_image_whose_patches_are_not_finite_is_left_out(monkeypatch):
+    def poisoned(visual, images):
+        features, patches = encode_with_patches(visual, images)
+        patches[1, 2, 0] = torch.inf
+        return features, patches
+
+    monkeypatch.setattr("ants_lightning.detector.encode_with_patches", poisoned)
+    model = ANTS(demo.CLIP, pretrained=None, class_names=["star", "ring"], baselines=[GLMCM()])
+    model.setup("predict")
+    model.prepare()
+    images = torch.stack([model.preprocess(image) for image, _ in demo.DrawnImages(["star"], 3, 0)])
+    out = model.predict_step({"image": images, "index": torch.tensor([7, 8, 9])}, 0)
+    assert out["index"].tolist() == [7, 9] and out["scores"]["gl_mcm"].shape == (2,) and out["scores"]["gl_mcm"].isfinite().all()
+    assert out["lost"] == [{"index": 8, "label": -1, "path": "", "why": "NaN or Inf features"}]
