@@ -176,5 +176,5 @@ def _share(loader: DataLoader, world: int, rank: int) -> Any:
     if rank == 0:
         why = "repeats images to make the shares even" if isinstance(sampler, DistributedSampler) else "gives every rank all images"
         name = type(sampler).__name__
-        logger.info("%s was re-made, for its %s %s: %d images, each once", _name(loader), name, why, len(order))
+        logger.warning("%s was re-made, for its %s %s: %d images, each once", _name(loader), name, why, len(order))
     return BatchSampler(Shard(order, world, rank), size, drop_last=False)
