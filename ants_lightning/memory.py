@@ -182,7 +182,7 @@ class NegativeMemory(L.Callback):
         here, most = self._batches[self.stream], self._most[self.stream]
         for _ in range(int(most // self.refresh_every - here // self.refresh_every) if most > here else 0):
             self._sync(pl_module)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and pl_module.shaped:
             folder = Path(trainer.default_root_dir) / "spaces" / quote(list(self._loaders)[self.stream], safe="")
             try:
                 save_spaces(pl_module, folder, self.shaper.answers)

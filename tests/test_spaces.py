@@ -158,3 +158,9 @@ def test_prediction_adapts_as_a_test_does(run, small_demo, tmp_path):
         assert results["streams"][stream]["scores"]["ants"]["auroc"] == pytest.approx(auroc, abs=1e-9)
         assert [i for batch in batches for i in batch["index"].tolist()] == list(range(128))
     assert {batch["lambda"] for batch in rows[0]} > {0.5}
+
+
+def test_a_run_with_no_mllm_leaves_no_spaces(small_demo, tmp_path):
+    model = ANTS(demo.CLIP, pretrained=None, **demo.WORDS, **demo.SETTINGS["model"])
+    make_trainer(tmp_path, NegativeMemory(None)).test(model, small_demo, verbose=False)
+    assert (tmp_path / "results.json").is_file() and not (tmp_path / "spaces").exists()
