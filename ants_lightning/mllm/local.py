@@ -2,15 +2,21 @@
 
 import hashlib
 import logging
+import operator
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
 from ants_lightning.mllm.base import ChatMLLM, Question
+from ants_lightning.mllm.quantised import check_layers, choose_paths
+from ants_lightning.mllm.weights import check_cache, check_folder, pointers
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +28,18 @@ class TransformersMLLM(ChatMLLM):
 
     Weights are loaded at the first question. The decoder of the language model is quantised; vision tower, projector and
     `lm_head` are not. An answer does not depend on the batch that its question was in (to float rounding). A batch that fails or
-    does not fit into GPU memory is halved. A bad setting is a ValueError here; at set-up a missing model is an OSError, and one
-    with nothing to quantise a ValueError.
+    does not fit into GPU memory is halved.
+
+    A bad setting is a ValueError here. At set-up a model that is missing, torn or only a git-lfs pointer is an OSError; one with
+    nothing to quantise, or whose processor cannot make a question, a ValueError. A 4-bit or 8-bit layer that does not compute what
+    its weights say is a RuntimeError when they are loaded.
 
     Args:
-        model: hub name or local folder.
+        model: hub name or local folder; `~` is the home folder.
         revision: of a hub model.
         quantization: `nf4` (double quantisation), `int8` or `none`.
-        compute_dtype: `float32`, `bfloat16`, `float16`; `auto` is bfloat16 on CUDA and float32 on the CPU.
+        compute_dtype: `float32`, `bfloat16`, `float16`; `auto` is bfloat16 on CUDA and float32 on the CPU. With `bfloat16` NF4 is
+            faster on CPUs with AVX512-BF16.
         attention: attention implementation (`sdpa`, `eager`, `flash_attention_2`); None: the model's own choice.
         batch_size: images or class names per generation.
         offload: keep the weights in main memory between questions.
@@ -37,7 +47,7 @@ class TransformersMLLM(ChatMLLM):
     """
 
     def __init__(
-        self, model: str, revision: str | None = None, quantization: Literal["nf4", "int8", "none"] = "nf4",
+        self, model: str | os.PathLike[str], revision: str | None = None, quantization: Literal["nf4", "int8", "none"] = "nf4",
         compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto", attention: str | None = None,
         batch_size: int = 16, offload: bool = False, **chat: Any,
     ) -> None:  # fmt: skip
@@ -46,10 +56,17 @@ class TransformersMLLM(ChatMLLM):
             raise ValueError(f"unknown quantization or compute_dtype: {quantization!r}, {compute_dtype!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.name, self.revision, self.quantization, self.compute_dtype = model, revision, quantization, compute_dtype
-        self.attention, self.batch_size, self.offload = attention, batch_size, offload
+        self.name = model_name(model)
+        self.revision, self.quantization, self.compute_dtype = revision, quantization, compute_dtype
+        self.attention, self.batch_size, self.offload = attention, operator.index(batch_size), offload
         self.model: Any = None
         self.processor: Any = None
+        self.commit: str | None = None
+
+    @property
+    def at_once(self) -> int:
+        """See `ChatMLLM.at_once`: two batches, so that questions of about one length can go together."""
+        return 2 * self.batch_size
 
     def identity(self) -> dict[str, Any]:
         """See `ChatMLLM.identity`; known after `setup`. No paths in it, so that a record can move to another machine."""
@@ -59,20 +76,22 @@ class TransformersMLLM(ChatMLLM):
         return {**own, **super().identity()}
 
     def setup(self, device: torch.device) -> None:
-        """Read configuration and processor, and find what is to be quantised; weights are not touched."""
-        if (self.name.startswith((".", "/", "~")) or self.name.count("/") > 1) and not Path(self.name).is_dir():
+        """Read configuration and processor, look at the weight files, and find what is to be quantised; no weights are read."""
+        folder = Path(self.name)
+        if (os.path.isabs(self.name) or self.name.startswith(".") or self.name.count("/") > 1) and not folder.is_dir():
             raise OSError(f"no such model folder: {self.name}")
         self.device = device
         auto = "bfloat16" if device.type == "cuda" else "float32"
         self.dtype = getattr(torch, auto if self.compute_dtype == "auto" else self.compute_dtype)
-        self.processor = AutoProcessor.from_pretrained(self.name, revision=self.revision)
-        tokenizer = self.processor.tokenizer
-        tokenizer.padding_side = "left"  # batched answers equal single ones only so
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        config = AutoConfig.from_pretrained(self.name, revision=self.revision)
-        folder = Path(self.name)
-        self.commit = fingerprint(folder) if folder.is_dir() else getattr(config, "_commit_hash", None) or self.revision
+        config, self.processor = self._read()
+        own_name = getattr(config, "transformers_weights", None)
+        if folder.is_dir():
+            check_folder(folder, own_name)
+            self.commit = fingerprint(folder)
+        else:
+            self.commit = getattr(config, "_commit_hash", None) or self.revision
+            check_cache(self.name, self.commit, own_name)
+        self._try_questions()
         with torch.device("meta"):
             empty = AutoModelForImageTextToText.from_config(config)
         decoder = empty.get_decoder()
@@ -80,8 +99,42 @@ class TransformersMLLM(ChatMLLM):
             raise ValueError(f"{self.name}: no linear layer to quantise in {type(decoder).__name__}")
         self.unquantised = outside(empty, decoder)
 
+    def _read(self) -> tuple[Any, Any]:
+        """Configuration and processor."""
+        try:
+            config = AutoConfig.from_pretrained(self.name, revision=self.revision)
+            processor = AutoProcessor.from_pretrained(self.name, revision=self.revision)
+        except ImportError:  # tells what to install
+            raise
+        except Exception as error:  # of many kinds: a torn tokenizer.json is a bare Exception
+            torn = pointers(Path(self.name)) if Path(self.name).is_dir() else []
+            hint = f" ({', '.join(torn)} are git-lfs pointers: `git lfs pull` fetches the files)" if torn else ""
+            raise OSError(f"{self.name}: configuration or processor cannot be read{hint}: {error}") from error
+        if getattr(processor, "tokenizer", None) is None or getattr(processor, "image_processor", None) is None:
+            raise ValueError(f"{self.name}: its processor ({type(processor).__name__}) is not one for texts with images. Files "
+                             "such as preprocessor_config.json or tokenizer.json are missing, or the model cannot see")  # fmt: skip
+        processor.tokenizer.padding_side = "left"  # batched answers equal single ones only so
+        if processor.tokenizer.pad_token is None:
+            processor.tokenizer.pad_token = processor.tokenizer.eos_token
+        return config, processor
+
+    def _try_questions(self) -> None:
+        """Make the inputs of a question with and one without an image: tells of a missing or unfit chat template."""
+        for image in (None, Image.new("RGB", (224, 224), "gray")):
+            what = "text" if image is None else "image and text"
+            try:
+                tokens = self._inputs([Question("What is this?", image)])["input_ids"]
+            except Exception as error:
+                raise ValueError(
+                    f"{self.name}: its processor cannot make a question of {what}. Take a model that follows instructions, with "
+                    f"its chat template (chat_template.jinja or .json) beside the weights: {error}"
+                ) from error
+            mark = getattr(self.processor, "image_token_id", None)
+            if image is not None and mark is not None and mark not in tokens:
+                raise ValueError(f"{self.name}: its chat template leaves the image out of the question")
+
     def load(self) -> None:
-        """Load the weights to the device of `setup` and say how many layers are quantised; a second call does nothing."""
+        """Load the weights to the device of `setup`, check the quantised layers and say how many; a second call does nothing."""
         if self.processor is None:
             raise RuntimeError(f"{self.name} is not set up: call setup(device) first")
         if self.model is not None:
@@ -93,11 +146,13 @@ class TransformersMLLM(ChatMLLM):
             ),
             "int8": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=self.unquantised),
         }  # fmt: skip
-        model = AutoModelForImageTextToText.from_pretrained(
-            self.name, revision=self.revision, dtype=self.dtype, device_map={"": self.device},
-            attn_implementation=self.attention, quantization_config=configs.get(self.quantization),
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            self.name, revision=self.revision, dtype=self.dtype, device_map={"": self.device}, use_safetensors=True,
+            attn_implementation=self.attention, quantization_config=configs.get(self.quantization), output_loading_info=True,
         )  # fmt: skip
-        self.model = model.eval()
+        model, found = loaded
+        if missing := sorted(found["missing_keys"]):  # which transformers fills with random numbers
+            raise OSError(f"{self.name}: {len(missing)} weights are in none of its files, such as {missing[0]}")
         inner, everywhere = _linear(model.get_decoder()), _linear(model)
         kind = {"nf4": "Linear4bit", "int8": "Linear8bitLt", "none": "Linear"}[self.quantization]
         if inner.count(kind) < len(inner) or (everywhere.count(kind) > len(inner) and self.quantization != "none"):
@@ -106,6 +161,18 @@ class TransformersMLLM(ChatMLLM):
         bits, size = {"nf4": "in 4 bits", "int8": "in 8 bits", "none": "not quantised"}, model.get_memory_footprint() / 1e6
         logger.info("%s: %d of %d linear layers %s (the decoder's), %.1f MB", self.name, len(inner), len(everywhere),
                     bits[self.quantization], size)  # fmt: skip
+        self._check(model.eval())
+        self.model = model  # not before: a load that was interrupted begins anew
+
+    def _check(self, model: nn.Module) -> None:
+        """Choose how the 4-bit layers are computed, and try the quantised ones."""
+        begun = time.monotonic()
+        fast, plain = choose_paths(model)
+        kinds = check_layers(model, self.dtype)
+        if kinds:
+            paths = f"; of the 4-bit layers {fast} take the AVX512-BF16 path, {plain} the plain one" if fast + plain else ""
+            logger.info("%s: %d kinds of layer compute what their weights say (tried in %.0f ms)%s", self.name, kinds,
+                        1000 * (time.monotonic() - begun), paths)  # fmt: skip
 
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question]) -> list[str | None]:
@@ -116,12 +183,14 @@ class TransformersMLLM(ChatMLLM):
         self._error: Exception | None = None
         answers: dict[int, str | None] = {}
         waiting = sorted(range(len(questions)), key=lambda i: _length(questions[i]))
-        while waiting:
-            part, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
-            answers.update(zip(part, self._answer_batch([questions[i] for i in part]), strict=True))
-        if self.offload:
-            self.model.to("cpu")
-            torch.cuda.empty_cache()
+        try:
+            while waiting:
+                part, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
+                answers.update(zip(part, self._answer_batch([questions[i] for i in part]), strict=True))
+        finally:  # a signal may end it
+            if self.offload:
+                self.model.to("cpu")
+                torch.cuda.empty_cache()
         if self._error is not None:
             failed = list(answers.values()).count(None)
             if failed == len(questions):
@@ -145,22 +214,34 @@ class TransformersMLLM(ChatMLLM):
             logger.warning("%s: out of memory with %d questions, now %d at a time", self.name, len(questions), half)
         return [*self._answer_batch(questions[:half]), *self._answer_batch(questions[half:])]
 
-    def _generate(self, questions: Sequence[Question]) -> list[str]:
-        """The answers to one batch."""
+    def _inputs(self, questions: Sequence[Question]) -> Any:
+        """What the processor makes of one batch."""
         chats = []
         for question in questions:
             image = [{"type": "image", "image": question.image}] if question.image is not None else []
             chats.append([{"role": "user", "content": [*image, {"type": "text", "text": question.text}]}])
-        inputs = self.processor.apply_chat_template(
+        return self.processor.apply_chat_template(
             chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
             processor_kwargs={"padding": True},
-        ).to(self.device, self.dtype)  # fmt: skip
+        )  # fmt: skip
+
+    def _generate(self, questions: Sequence[Question]) -> list[str]:
+        """The answers to one batch."""
+        inputs = self._inputs(questions).to(self.device, self.dtype)
         with torch.autocast(self.device.type, enabled=False):
             tokens = self.model.generate(  # a model's own repetition penalty would count the padding
                 **inputs, do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=self.max_new_tokens,
                 pad_token_id=self.processor.tokenizer.pad_token_id,
             )  # fmt: skip
         return self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def model_name(model: str | os.PathLike[str]) -> str:
+    """A hub name or folder as text; what is a path, not text, is never taken for a hub name."""
+    name = os.path.expanduser(os.fspath(model))
+    if not name:
+        raise ValueError("model must be a hub name or a folder, got an empty text")
+    return name if isinstance(model, str) or os.path.isabs(name) else os.path.join(os.curdir, name)
 
 
 def outside(model: nn.Module, part: nn.Module) -> list[str]:

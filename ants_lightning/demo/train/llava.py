@@ -60,7 +60,7 @@ def build_llava(eyes: Path, vocabulary: int, start: Path | None = None) -> Llava
         num_attention_heads=v["width"] // v["head_width"], image_size=SIZE, patch_size=v["patch_size"], projection_dim=128,
     )  # fmt: skip
     text = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=128, intermediate_size=352, num_hidden_layers=3, num_attention_heads=4,
+        vocab_size=vocabulary, hidden_size=128, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4,
         max_position_embeddings=256, tie_word_embeddings=False, bos_token_id=None, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     config = LlavaConfig(
