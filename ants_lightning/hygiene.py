@@ -1,14 +1,18 @@
 """Label hygiene: what an MLLM's answer must not be, since a false negative label costs ID accuracy."""
 
+import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any, Literal
 
 import inflect
 import torch
 from torch import Tensor
 
 from ants_lightning.wordnet import synsets
+
+logger = logging.getLogger(__name__)
 
 
 def fold(text: str) -> str:
@@ -35,15 +39,24 @@ def synonyms() -> dict[str, list[str]]:
 
 
 def forms(name: str) -> set[str]:
-    """A class name and its WordNet synonyms, in singular and plural, folded.
+    """A class name and its WordNet synonyms, in singular and plural, folded; for a name that has none just itself.
 
     >>> sorted(forms("T-shirt"))
     ['jersey', 'jerseys', 'teeshirt', 'teeshirts', 'tshirt', 'tshirts']
     """
     words = inflect.engine()
-    singular = words.singular_noun(name) or name
+    singular = _inflected(words.singular_noun, name)
     nouns = {name, singular, *synonyms().get(fold(name), []), *synonyms().get(fold(singular), [])}
-    return {fold(form) for noun in nouns for form in (noun, words.plural_noun(noun))} - {""}
+    return {fold(form) for noun in nouns for form in (noun, _inflected(words.plural_noun, noun))} - {""}
+
+
+def _inflected(inflect_noun: Callable[[Any], str | Literal[False]], noun: str) -> str:
+    """Another form of a noun, or itself. What is no noun ("-of-", " ") makes inflect raise whatever its code runs into."""
+    try:
+        return inflect_noun(noun) or noun
+    except Exception as error:
+        logger.debug("no other form of %r: %r", noun, error)
+        return noun
 
 
 class Hygiene:
@@ -53,10 +66,13 @@ class Hygiene:
         class_names: ID class names.
         id_text: their text features `(C, d)`, L2-normalised.
         max_id_similarity: the largest cosine with an ID class that a text may have; None: any.
+        names: False: names of ID classes are not looked at.
     """
 
-    def __init__(self, class_names: Sequence[str], id_text: Tensor, max_id_similarity: float | None) -> None:
-        self.names = set[str]().union(*map(forms, class_names))
+    def __init__(
+        self, class_names: Sequence[str], id_text: Tensor, max_id_similarity: float | None, names: bool = True
+    ) -> None:  # fmt: skip
+        self.names = set[str]().union(*map(forms, class_names)) if names else set[str]()
         self.id_text, self.max_id_similarity = id_text, max_id_similarity
 
     def is_id_name(self, text: str) -> bool:

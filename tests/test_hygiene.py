@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ants_lightning.demo.controls import PerfectCaptions
 from ants_lightning.demo.shapes import ID_CLASSES
@@ -33,6 +35,22 @@ def test_fold_keeps_letters_of_all_scripts():
 
 def test_forms_hold_the_name_itself():
     assert all(fold(name) in forms(name) for name in NAMES)
+
+
+@given(st.text())
+def test_forms_of_any_text_hold_it(text):
+    assert fold(text) in forms(text) | {""}
+
+
+@pytest.mark.parametrize("name", [" S", "-in-law", "-of-", "", " ", "\n", "-of-the-of-", "x" * 5000])
+def test_forms_of_what_is_no_noun_are_it_alone_or_what_inflect_makes_of_it(name):
+    assert {fold(name)} - {""} <= forms(name)
+
+
+def test_without_names_the_bound_on_the_similarity_stays():
+    free = Hygiene(["star"], torch.tensor([[1.0, 0.0]]), 0.6, names=False)
+    assert not free.is_id_name("star") and not free.is_id_name("Stars")
+    assert free.far_enough(torch.tensor([[1.0, 0.0], [0.6, 0.8]])).tolist() == [False, True]
 
 
 def test_texts_closer_to_an_id_class_than_told_are_found():
