@@ -1,6 +1,8 @@
 """`Report`: `results.json` and the table at the end of a test run; `StreamProgressBar`: the adaptation as it goes."""
 
 import json
+import logging
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,14 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from ants_lightning.data.batches import stream_loaders
+from ants_lightning.data.features import tower_identity
 from ants_lightning.memory import NegativeMemory
 from ants_lightning.module import ANTS
+from ants_lightning.snapshot_files import canonical, digest
 from ants_lightning.summary import summarise
 from ants_lightning.table import build_table
+
+logger = logging.getLogger(__name__)
 
 NO_ADAPTATION = {
     **dict.fromkeys(("lambda", "lambda_paper", "lambda_prequential"), 0.5), "gamma": 0.0, "mllm_seconds": 0.0,
@@ -45,11 +51,32 @@ def build_results(
 
 
 def settings_of(model: ANTS, memory: NegativeMemory | None) -> dict[str, Any]:
-    """All plain settings of a run, by part; of a list (class names, words) how long it is."""
-    parts = {"model": dict(model.hparams), **({"memory": memory.settings} if memory else {})}
-    for name, baseline in model.baselines.items():
-        parts[name] = {k: v for k, v in vars(baseline).items() if k[0] != "_" and k != "training"}
+    """All plain settings of a run that has started, by part, and its MLLM; long things (names, words, weights) by a hash."""
+    own = {**model.hparams, "class_names": model.class_names}
+    own |= {name: getattr(model, name) for name in ("nouns", "adjectives") if own[name] != "wordnet"}
+    start = model.start
+    taken = [*model.neglabel.labels, *([start.ens.labels, start.vsnl.labels, start.weight] if start else [])]
+    own |= {name: f"{own[name]}: {_told(taken)}" for name in ("label_bank", "spaces") if own[name]}
+    towers = tower_identity(model.clip, model.preprocess, model.trainer)
+    own["weights"] = f"sha256 {_hash([towers['image_tower'], model.encoder.fingerprint])}"
+    own["precision"] = towers["precision"]
+    parts: dict[str, Any] = {"model": own}
+    if memory:
+        parts |= {"memory": memory.settings, "mllm": _mllm_of(memory)}
+    parts |= {name: baseline.settings for name, baseline in model.baselines.items()}
     return {part: {name: _plain(value) for name, value in of.items() if _is_plain(value)} for part, of in parts.items()}
+
+
+def _mllm_of(memory: NegativeMemory) -> dict[str, Any]:
+    mllm: Any = memory.guard.mllm
+    if mllm is None:
+        return {}
+    try:
+        identity = json.loads(json.dumps(mllm.identity() if hasattr(mllm, "identity") else {}, default=str))
+    except Exception as error:  # an MLLM of the user's; the results are not lost with it
+        logger.warning("what the answers depend on is not in the results: %s: %s", type(error).__name__, error)
+        identity = {}
+    return {"class": type(mllm).__name__, **identity}
 
 
 def _is_plain(value: Any) -> bool:
@@ -57,7 +84,16 @@ def _is_plain(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    return len(value) if isinstance(value, list | tuple) else value
+    return _told(value) if isinstance(value, list | tuple) else value
+
+
+def _hash(values: Sequence[Any]) -> str:
+    return digest(canonical(list(values)))[:8]
+
+
+def _told(values: Sequence[Any]) -> str:
+    """How many there are, and which: two lists of one length differ in the hash."""
+    return f"{len(values)} (sha256 {_hash(values)})"
 
 
 class Report(L.Callback):

@@ -1,7 +1,9 @@
 """Results of test runs, read from `results.json` and averaged over seeds."""
 
 import json
+import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -9,10 +11,15 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from ants_lightning.inert import one_line
+
+logger = logging.getLogger(__name__)
+
 Scores = dict[str, dict[str, float]]  # a metric by score and metric, as in results.json
 METRICS = {
     "auroc": "AUROC", "fpr95": "FPR95", "fpr95_openood": "FPR95 of OpenOOD", "aupr_in": "AUPR-in", "aupr_out": "AUPR-out",
 }  # fmt: skip
+IDLE = ("model.text_cache", "model.text_batch_size")  # settings that change no result
 PUBLISHED_MODELS = (("ViT-B-16-quickgelu", "openai"), ("ViT-B-16", "openai"))
 NOTES = {
     "n_id": "{:.0f} ID", "n_ood": "{:.0f} OOD images", "id_accuracy": "ID accuracy {:.1%}", "lambda": "λ {:.2f}",
@@ -73,22 +80,42 @@ class Summary:
 def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
     """The content of `results.json` files, or of those in run folders, each with its `path`.
 
-    A ValueError names the path that is missing, unreadable, not JSON, or not of the form that `build_results` writes.
+    What else `runs/*` may hold is passed over with a warning: a folder without a results.json, a file of another name without
+    results. A ValueError names the path that is missing, all paths where none has results, and the `results.json` that is
+    unreadable, not JSON, or not of the form that `build_results` writes.
     """
-    found = []
+    found, passed = list[dict[str, Any]](), list[str]()
     for path in map(Path, paths):
-        file = path / "results.json" if path.is_dir() else path
-        if not file.is_file():
-            raise ValueError(f"no such file: {file}")
+        if not os.path.lexists(path):
+            raise ValueError(f"no such file: {path}")
         try:
-            results = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{file} is not JSON: {error}") from error
-        _check(results, str(file))
-        found.append({**results, "path": str(path)})
+            found.append({**_read(path), "path": str(path)})
+        except _NoResults as error:
+            passed.append(one_line(str(error)))
     if not found:
-        raise ValueError("no results: name at least one results.json or run folder")
+        raise ValueError(f"no results: {'; '.join(passed) or 'name at least one results.json or run folder'}")
+    for why in passed:
+        logger.warning("passed over: %s", why)
     return found
+
+
+class _NoResults(Exception):
+    """A path that is none of a run."""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The results of a file or run folder; `_NoResults` says why there are none."""
+    file = path / "results.json" if path.is_dir() else path
+    try:
+        if not file.is_file():
+            raise _NoResults(f"{path} has no results.json" if path.is_dir() else f"{path} is no file")
+        results = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise (ValueError if file.name == "results.json" else _NoResults)(f"{file} is not JSON: {error}") from error
+    if file.name != "results.json" and not (isinstance(results, dict) and "streams" in results):
+        raise _NoResults(f"{file} is no results.json: it has no `streams`")
+    _check(results, str(file))
+    return results
 
 
 def _check(results: Any, file: str) -> None:
@@ -148,9 +175,10 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[Summary]:
 
 
 def _settings(run: dict[str, Any]) -> dict[str, str]:
-    """`part.name` to value, as JSON; without seeds."""
-    known = ((part, name, value) for part, of in (run.get("settings") or {}).items() for name, value in of.items())
-    return {f"{part}.{name}": json.dumps(value, ensure_ascii=False) for part, name, value in known if name != "seed"}
+    """`part.name` to value, as JSON; without seeds, and without what changes no result."""
+    known = ((f"{part}.{name}", value) for part, of in (run.get("settings") or {}).items() for name, value in of.items())
+    told = ((key, value) for key, value in known if key not in IDLE and not key.endswith(".seed"))
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in told}
 
 
 def _summary(runs: list[dict[str, Any]]) -> Summary:

@@ -3,15 +3,18 @@
 import argparse
 import csv
 import io
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from ants_lightning.inert import one_line
 from ants_lightning.summary import METRICS, Column, Summary, read_results, summarise
 
 __all__ = ["build_table", "main", "read_results", "summarise", "to_csv", "to_latex", "to_markdown"]
@@ -23,6 +26,7 @@ FIELDS = (
     "run", "benchmark", "model", "pretrained", "kind", "name", "group", "score", "metric", "mean", "std", "n_seeds",
     "published", "source",
 )  # fmt: skip
+TEXTS = {*FIELDS} - {"kind", "metric", "mean", "std", "n_seeds", "published"}  # fields that hold names
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "[": "{[}", "*": "{*}", "–": "--", "±": r"$\pm$", **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -38,7 +42,7 @@ def _grid(columns: Sequence[Column], scores: Sequence[str], metrics: Sequence[st
         for score in scores:
             values = column.values.get(score)
             cells.append([(str(values[m]), values[m].mean == best[m]) for m in metrics] if values else [("–", False)])
-        grid.append((column.title, cells))
+        grid.append((one_line(column.title), cells))
         figures = [column.published.get(score, {}) for score in scores]
         if any(m in figure for figure in figures for m in metrics):
             told = [[(f"{figure[m]:.1f}" if m in figure else "–", False) for m in metrics] for figure in figures]
@@ -53,14 +57,14 @@ def _scores(summary: Summary) -> list[str]:
 def build_table(summary: Summary, metrics: Sequence[str] = DEFAULT, width: int = 120) -> Table:
     """Scores × streams and means, in percent, the best of each column in bold, in as many blocks as `width` asks for; then notes.
 
-    Names are shown as they are: nothing in them is taken for rich's markup.
+    Names are shown as they are, but for control characters: nothing in them is taken for rich's markup.
     """
-    outer = Table(box=None, show_header=False, pad_edge=False, padding=0, title=Text(summary.title(metrics)))
+    outer = Table(box=None, show_header=False, pad_edge=False, padding=0, title=Text(one_line(summary.title(metrics))))
     outer.add_column()
     for block in _blocks(summary, metrics, width):
         outer.add_row(_block(block, _scores(summary), metrics))
     for note in summary.notes:
-        outer.add_row(Text(note))
+        outer.add_row(Text(one_line(note)))
     return outer
 
 
@@ -88,7 +92,7 @@ def _block(columns: Sequence[Column], scores: Sequence[str], metrics: Sequence[s
         table.add_column(Text(title), justify="right" if i else "left")
     for i, score in enumerate(scores):
         row = [Text(" / ").join(Text(text, "bold" if bold else "") for text, bold in cells[i]) for _, cells in grid]
-        table.add_row(Text(score), *row)
+        table.add_row(Text(one_line(score)), *row)
     return table
 
 
@@ -106,14 +110,16 @@ def to_markdown(summary: Summary, metrics: Sequence[str] = DEFAULT) -> str:
 
 
 def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|~&#])", r"\\\1", " ".join(text.split()))
+    """Without markup, formulas, links and, at the start, marks of lists."""
+    text = re.sub(r"([\\`*_\[\]<>|~&#$@]|(?<=[Ww])\.|:(?=//)|^[-+=])", r"\\\1", one_line(text))
+    return re.sub(r"^(\d+)([.)])", r"\1\\\2", text)
 
 
 def to_latex(summary: Summary, metrics: Sequence[str] = DEFAULT) -> str:
     """The table as a `tabular` for `booktabs`; title and notes are comments."""
     scores = _scores(summary)
     grid = _grid(summary.columns, scores, metrics)
-    comments = [f"% {' '.join(line.split())}" for line in (summary.title(metrics), "needs the package booktabs", *summary.notes)]
+    comments = [f"% {one_line(line)}" for line in (summary.title(metrics), "needs the package booktabs", *summary.notes)]
     rows = [" & ".join(["score", *(_latex(title) for title, _ in grid)])]
     for i, score in enumerate(scores):
         cells = (
@@ -126,11 +132,14 @@ def to_latex(summary: Summary, metrics: Sequence[str] = DEFAULT) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+    return "".join(LATEX.get(character, character) for character in one_line(text))
 
 
 def to_csv(summaries: Sequence[Summary], metrics: Sequence[str] = DEFAULT) -> str:
-    """One row for each table, column, score and metric; `mean`, `std` and `published` in percent, empty where there is none."""
+    """One row for each table, column, score and metric; `mean`, `std` and `published` in percent, empty where there is none.
+
+    A text that a spreadsheet would take for a formula (`=`, `+`, `-` or `@` first) gets an apostrophe before it.
+    """
     out = io.StringIO()
     writer = csv.DictWriter(out, FIELDS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -145,8 +154,13 @@ def to_csv(summaries: Sequence[Summary], metrics: Sequence[str] = DEFAULT) -> st
                     row = {**of, "score": score, "metric": metric, "mean": f"{100 * mean:.4f}", "n_seeds": n}
                     row |= {"std": f"{100 * std:.4f}"} if std is not None else {}
                     row |= {"published": figures[metric], "source": figures["source"]} if metric in figures else {}
-                    writer.writerow(row)
+                    writer.writerow({field: _cell(value) if field in TEXTS else value for field, value in row.items()})
     return out.getvalue()
+
+
+def _cell(text: Any) -> str:
+    text = one_line(str(text))
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def show(summaries: Sequence[Summary], form: str, metrics: Sequence[str], console: Console) -> None:
@@ -169,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="a file to write, instead of showing the table")
     parser.add_argument("--metrics", nargs="+", choices=list(METRICS), default=list(DEFAULT))
     args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # what is passed over, to stderr
     metrics = list(dict.fromkeys(args.metrics))
     try:
         summaries = summarise(read_results(args.paths))
@@ -178,4 +193,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         with args.output.open("w", encoding="utf-8", newline="") as file:
             show(summaries, args.format, metrics, Console(file=file, width=120))
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.error(one_line(str(error)))

@@ -1,6 +1,10 @@
 """The baselines that learn nothing from the stream, against plain loops."""
 
+import copy
+import inspect
+import json
 import math
+import re
 from types import SimpleNamespace
 
 import jsonargparse
@@ -10,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from ants_lightning import baselines
-from ants_lightning.baselines import CSP, EOE, GLMCM, Baseline, Energy, MaxLogit, Seen, csp, eoe, id_texts
+from ants_lightning.baselines import CSP, EOE, GLMCM, TANL, AdaNeg, Baseline, Energy, MaxLogit, Seen, csp, eoe, id_texts
+from ants_lightning.baselines.csp import PROMPTS
 from ants_lightning.text_space import TextSpace
 
 ALL = ["MaxLogit", "Energy", "GLMCM", "CSP", "EOE", "AdaNeg", "TANL"]
@@ -273,3 +278,48 @@ def test_a_run_under_inference_mode():
         baseline.prepare(model)
         baseline.take_similar(model, {"cat": ["lynx"]})
         assert torch.equal(baseline(look(model, rows(3), rows(6).view(3, 2, -1))), first)
+
+
+class Own(Baseline):
+    name = "own"
+
+    def __init__(self, width, *rest, bias=0.5, **more):
+        super().__init__()
+        self.scale = width
+
+
+class Wider(Own):
+    def __init__(self, factor=2):
+        super().__init__(4 * factor, other=1)
+        self.learnt = 0
+
+
+@pytest.mark.parametrize(
+    ("baseline", "settings"),
+    [
+        (MaxLogit(), {}), (Energy(np.float32(0.5)), {"temperature": 0.5}), (GLMCM(2), {"local_weight": 2, "temperature": 1.0}),
+        (CSP(("thing",), seed=np.int64(3)),
+         {"superclasses": ["thing"], "prompts": list(PROMPTS), "seed": 3, "max_id_similarity": 0.95}),
+        (EOE(beta=0), {"beta": 0, "temperature": 1.0}),
+        (AdaNeg(3), {"length": 3, "threshold": 0.5, "gap": 0.5, "sharpness": 5.5, "text_weight": 0.1, "num_groups": 5}),
+        (TANL(labels=4), {"labels": 4, "queue": 300, "gap": 0.2, "history": 20_000, "step": 1, "seed": 0}),
+        (Own(np.array([1, 2]), 5, more="x"), {"width": [1, 2], "rest": [5], "bias": 0.5, "more": "x"}),
+        (Wider(), {"factor": 2}),
+    ],
+)  # fmt: skip
+def test_settings_are_the_arguments_before_and_after_a_run_starts(baseline, settings):
+    assert baseline.settings == settings and json.loads(json.dumps(settings)) == settings
+    model = make_model(["x", "y", "z"], nouns=["a", "b"], adjectives=["c"], negatives=["d", "e"])
+    baseline.prepare(model)
+    assert baseline.settings == settings == copy.deepcopy(baseline).settings
+    of_class, of_init = (list(inspect.signature(of).parameters) for of in (type(baseline), type(baseline).__init__))
+    assert of_class == of_init[1:] and set(of_class) - {"more"} <= set(settings)
+
+
+@pytest.mark.parametrize("bad", [True, "3", 2.5, None, [3]])
+def test_what_is_no_number_is_refused_by_name(bad):
+    with pytest.raises(ValueError, match=f"length must be a whole number, got {re.escape(repr(bad))}"):
+        AdaNeg(length=bad)
+    if not isinstance(bad, float):
+        with pytest.raises(ValueError, match=f"beta must be a number, got {re.escape(repr(bad))}"):
+            EOE(beta=bad)

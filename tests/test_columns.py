@@ -87,6 +87,28 @@ def test_a_baseline_forgets_the_stream_before(run, small_demo):
         assert found == pytest.approx(expected)
 
 
+def test_settings_of_a_run_tell_lists_weights_precision_and_the_arguments_of_baselines(run, tmp_path):
+    def told(model, mllm=None):
+        return run(mllm, model=model)[2]["settings"]
+
+    one = told(make_model(baselines=[AdaNeg(length=3), TANL(20), MaxLogit()]))
+    assert one["model"]["nouns"].startswith(f"{len(demo.WORDS['nouns'])} (sha256 ")
+    assert one["model"]["class_names"].startswith("24 (sha256 ") and one["model"]["precision"] == "32-true"
+    assert one["adaneg"] == {
+        "length": 3, "threshold": 0.5, "gap": 0.5, "sharpness": 5.5, "text_weight": 0.1, "num_groups": 5,
+    }  # fmt: skip
+    assert one["tanl"]["labels"] == 20 and set(one["tanl"]) == {"labels", "queue", "gap", "history", "step", "seed"}
+    assert one["max_logit"] == {} and one["mllm"]["class"] == "PerfectCaptions"
+    (tmp_path / "words.txt").write_text("\n".join(demo.WORDS["nouns"]))
+    other = make_model(nouns=str(tmp_path / "words.txt"), adjectives=["round", *demo.WORDS["adjectives"][1:]])
+    with torch.no_grad():
+        other.clip.logit_scale.mul_(1.5)
+        other.clip.visual.attnpool.c_proj.bias.add_(1.0)
+    two = told(other)["model"]
+    unlike = {name for name in two if two[name] != one["model"][name]}
+    assert unlike == {"adjectives", "weights"}  # the words of a file are those of a list
+
+
 class Named(Baseline):
     name = "ens"
 

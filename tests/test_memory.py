@@ -41,7 +41,7 @@ def test_results_follow_the_contract(run):
     _, _, results = run()
     assert set(results) == {"versions", "seed", "benchmark", "model", "settings", "streams", "groups"} and results["seed"] == 7
     assert results["model"] == {"name": demo.CLIP, "pretrained": None} and results["benchmark"] is None
-    assert results["settings"]["memory"]["eta"] == 0.5 and results["settings"]["model"]["nouns"] == len(demo.WORDS["nouns"])
+    assert results["settings"]["memory"]["eta"] == 0.5 and results["settings"]["model"]["nouns"][:3] == "41 "
     keys = {
         "group", "n_id", "n_ood", "n_unreadable", "n_not_finite", "id_accuracy", "lambda", "lambda_paper", "lambda_prequential",
         "gamma", "n_negative_images",

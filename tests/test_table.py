@@ -3,11 +3,15 @@
 import csv
 import io
 import json
+import os
 import re
+import unicodedata
 
 import pytest
+from markdown_it import MarkdownIt
 from rich.console import Console
 
+from ants_lightning.inert import one_line
 from ants_lightning.report import build_results
 from ants_lightning.summary import METRICS, Value, read_results, summarise
 from ants_lightning.table import build_table, main, show, to_csv, to_latex, to_markdown
@@ -484,7 +488,7 @@ def test_bad_paths_end_the_command_with_their_name_and_status_2(tmp_path, capsys
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.json").write_text("auroc: 1")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
-    cases = {"empty": "no such file.*empty.results.json", "none": "no such file.*none", "text.json": "text.json is not JSON"}
+    cases = {"empty": "no results: .*empty has no results.json", "none": "no such file.*none", "text.json": "text.json is not JSON"}
     for path, match in {**cases, "bytes.json": "bytes.json is not JSON"}.items():
         with pytest.raises(ValueError, match=match):
             read_results([tmp_path / path])
@@ -497,6 +501,71 @@ def test_bad_paths_end_the_command_with_their_name_and_status_2(tmp_path, capsys
     with pytest.raises(SystemExit, match="2"):
         main([save(tmp_path / "good", two_groups()), "--output", str(tmp_path / "file" / "table.csv")])
     assert "file" in capsys.readouterr().err
+
+
+def test_what_else_is_in_the_folder_of_runs_is_passed_over_with_a_note(tmp_path, capsys, caplog):
+    good = save(tmp_path / "own data", two_groups())
+    (tmp_path / "text_cache" / "0a1b").mkdir(parents=True)
+    (tmp_path / "table.tex").write_text("% a table")
+    (tmp_path / "notes.json").write_text('{"a": 1}')
+    (tmp_path / "latest").symlink_to(tmp_path / "gone")
+    (tmp_path / "red\x1b[31m").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    main([str(path) for path in sorted(tmp_path.iterdir())])
+    assert "birds" in capsys.readouterr().out
+    told = sorted(record.getMessage().removeprefix(f"passed over: {tmp_path}/") for record in caplog.records)
+    assert told == [
+        "latest is no file", "notes.json is no results.json: it has no `streams`", "pipe is no file",
+        "red [31m has no results.json",
+        "table.tex is not JSON: Expecting value: line 1 column 1 (char 0)", "text_cache has no results.json",
+    ]  # fmt: skip
+    assert [run["path"] for run in read_results([tmp_path / "text_cache", good])] == [good]
+    with pytest.raises(ValueError, match=r"no results: .*table.tex is not JSON.*; .*text_cache has no results.json"):
+        read_results([tmp_path / "table.tex", tmp_path / "text_cache"])
+    with pytest.raises(ValueError, match=r"no such file: .*missing"):
+        read_results([good, tmp_path / "missing"])
+
+
+def test_a_torn_results_json_is_not_passed_over(tmp_path):
+    good = save(tmp_path / "good", two_groups())
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "results.json").write_text('{"streams": {')
+    with pytest.raises(ValueError, match=r"torn/results.json is not JSON"):
+        read_results([good, tmp_path / "torn"])
+
+
+def test_lists_of_one_length_are_other_settings_and_caches_are_none():
+    def run(seed, nouns, cache):
+        return {**two_groups(seed), "settings": {"model": {"nouns": nouns, "text_cache": cache, "text_batch_size": seed + 1}}}
+
+    runs = [run(0, "41 (sha256 1a2b3c4d)", "a"), run(1, "41 (sha256 1a2b3c4d)", "b"), run(2, "41 (sha256 00000000)", "a")]
+    found = summarise(runs)
+    assert [s.seeds for s in found] == [[0, 1], [2]]
+    assert found[1].notes[-1] == 'settings: model.nouns "41 (sha256 00000000)"'
+
+
+EVIL = "=1+1\x1b[31m\r\n\x00| <i> \\item $x$ [a](http://b.c) www.d.e @f \u202e1. g"
+
+
+@pytest.mark.parametrize("name", [EVIL, "@" + EVIL, "-1 x", "+1", "12. x", "1) x", "- x", "=====", "\x07", " # x", "\u2028|"])
+def test_nothing_in_a_name_does_anything_in_any_format(name):
+    run = results({name: stream(**{name: score(0.7, 0.6, 0.5)})}, benchmark=name, model={"name": name, "pretrained": name})
+    (summary,) = summarise([run])
+    shown_name = one_line(name)
+    texts = {"rich": shown(summary, width=900), "csv": to_csv([summary]), "tex": to_latex(summary), "md": to_markdown(summary)}
+    for text in texts.values():
+        assert not {c for c in text if unicodedata.category(c)[0] == "C"} - {"\n"} and "\u2028" not in text
+    assert f" {shown_name}" in texts["rich"]
+    rows = csv_rows(texts["csv"])
+    assert len(rows) == 3 and all(None not in row for row in rows)
+    for row in rows:
+        assert row["name"].removeprefix("'") == shown_name and not row["name"].startswith(("=", "+", "-", "@"))
+        assert row["score"].removeprefix("'") == shown_name and row["mean"] in ("70.0000", "60.0000", "50.0000")
+    assert {len(row) for row in markdown_cells(texts["md"])} == {len(row) for row in latex_cells(texts["tex"])} == {2}
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(texts["md"])
+    kinds = {token.type for token in tokens} | {child.type for token in tokens for child in token.children or ()}
+    assert not kinds & {"link_open", "image", "html_inline", "ordered_list_open", "code_inline", "em_open", "hr", "html_block"}
+    assert sum(token.type == "bullet_list_open" for token in tokens) == 1 and not re.search(r"(?<!\\)(\$|://)", texts["md"])
 
 
 def test_value_in_percent():

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ants_lightning.baselines.base import Baseline, Seen, check_counts, check_not_negative, check_shares, confident
+from ants_lightning.baselines.base import Baseline, Seen, confident
+from ants_lightning.plain import check_counts, check_not_negative, check_shares
 from ants_lightning.scoring import margins
 
 if TYPE_CHECKING:

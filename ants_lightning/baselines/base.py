@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from ants_lightning.plain import plain
 
 if TYPE_CHECKING:
     from ants_lightning.evidence import Rows
@@ -37,6 +40,18 @@ class Baseline(nn.Module):
     needs_patches = False
     asks_similar = False  # names similar to each ID class, of the MLLM
     learned: tuple[str, ...] = ()  # the tensors that `learn` and `take_similar` change
+
+    settings: dict[str, Any]  # the arguments it was made with, defaults too
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep the arguments of each baseline, as plain Python, before its constructor runs."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _keeps_settings(cls.__init__)  # type: ignore[method-assign]
+
+    def __init__(self) -> None:
+        super().__init__()
+        vars(self).setdefault("settings", {})
 
     def prepare(self, model: ANTS) -> None:
         """At the start of a run: take texts and settings from the model, with ID texts and N_nl ready; ends as `reset` does."""
@@ -69,6 +84,24 @@ class Baseline(nn.Module):
             self.register_buffer(name, torch.empty(0), persistent=False)
 
 
+def _keeps_settings(init: Callable[..., None]) -> Callable[..., None]:
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def keep(self: Baseline, *args: Any, **kwargs: Any) -> None:
+        args, kwargs = tuple(map(plain, args)), {name: plain(value) for name, value in kwargs.items()}
+        given = signature.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        known = {name: plain(value) for name, value in list(given.arguments.items())[1:]}
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                known |= known.pop(name)
+        vars(self).setdefault("settings", known)  # of a subclass: those of its own constructor, which calls this one
+        init(self, *args, **kwargs)
+
+    return keep
+
+
 def confident(id_scores: Tensor, threshold: float, gap: float) -> tuple[Tensor, Tensor]:
     """Which images are surely ID, `S ≥ γ + g(1-γ)`, and which surely OOD, `S < γ - gγ` (AdaNeg and TANL).
 
@@ -85,31 +118,3 @@ def confident(id_scores: Tensor, threshold: float, gap: float) -> tuple[Tensor, 
         [[False, False, False, True], [True, False, False, False]]
     """
     return id_scores >= threshold + gap * (1 - threshold), id_scores < threshold - gap * threshold
-
-
-def check_shares(**settings: float) -> None:
-    """Refuse settings outside [0, 1]; the error names the first."""
-    for name, value in settings.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {value}")
-
-
-def check_counts(**settings: int) -> None:
-    """Refuse counts below 1; the error names the first."""
-    for name, value in settings.items():
-        if not value >= 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def check_positive(**settings: float) -> None:
-    """Refuse what is not a positive, finite number; the error names the first."""
-    for name, value in settings.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive, got {value}")
-
-
-def check_not_negative(**settings: float) -> None:
-    """Refuse what is not a finite number of at least 0; the error names the first."""
-    for name, value in settings.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be at least 0, got {value}")

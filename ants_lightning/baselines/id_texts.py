@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ants_lightning.baselines.base import Baseline, Seen, check_not_negative, check_positive
+from ants_lightning.baselines.base import Baseline, Seen
+from ants_lightning.plain import check_not_negative, check_positive
 from ants_lightning.scoring import mcm_from_logits
 
 if TYPE_CHECKING:

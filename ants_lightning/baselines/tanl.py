@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ants_lightning.baselines.base import Baseline, Seen, check_counts, check_shares, confident
+from ants_lightning.baselines.base import Baseline, Seen, confident
 from ants_lightning.mining import without_names
+from ants_lightning.plain import check_counts, check_shares
 
 if TYPE_CHECKING:
     from ants_lightning.evidence import Rows
