@@ -16,6 +16,7 @@ from torch.utils.data import DistributedSampler
 
 from ants_lightning.data.batches import unpack_batch
 from ants_lightning.mining import share_of
+from ants_lightning.plain import is_number, plain
 
 if TYPE_CHECKING:
     from ants_lightning.detector import Detector
@@ -102,6 +103,7 @@ class Decision:
     """
 
     def __init__(self, threshold: float | Literal["auto"] | Mapping[str, float] | None = None) -> None:
+        threshold = plain(threshold)
         self.recall: float | None = None
         self.value: float | None = None  # the threshold now
         self.auto = isinstance(threshold, str) and threshold == "auto"
@@ -158,7 +160,7 @@ class Decision:
 
 
 def _in_range(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x <= 1
+    return is_number(x) and 0 <= x <= 1
 
 
 @torch.no_grad()

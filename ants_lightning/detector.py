@@ -1,7 +1,6 @@
 """`Detector`: CLIP, the ID and the negative text spaces, and the scores against them."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import lightning as L
@@ -13,22 +12,27 @@ from torch import Tensor, nn
 from ants_lightning import wordnet
 from ants_lightning.baselines import Baseline, Seen, activation_aware_score
 from ants_lightning.decision import Decision
+from ants_lightning.exact import ExactBuffers
 from ants_lightning.mining import count_of, mine_negative_labels, without_names
+from ants_lightning.plain import check_counts, check_positive, check_shares, is_number, plain, plain_path
 from ants_lightning.scoring import check_features, margins, mcm_from_logits
 from ants_lightning.spaces import Spaces, load_spaces, read_settings
-from ants_lightning.text_space import TextEncoder, TextSpace
+from ants_lightning.text_space import TextEncoder, TextSpace, read_labels
 from ants_lightning.towers import encode_with_patches, gives_patches
+from ants_lightning.words import checked_class_names, checked_words, warn_of_codes
 
 
-class Detector(L.LightningModule):
+class Detector(ExactBuffers, L.LightningModule):
     """CLIP, the text spaces and every score of the table in one pass; what `ANTS` runs over a stream.
 
-    A setting out of range is a ValueError here; no, empty or repeated class names and a missing file are one at set-up.
+    A setting out of range is a ValueError here; no, empty or repeated class names and a missing file are one at set-up. Settings
+    may be what is like these types: scalars, arrays and Series of NumPy, pandas and torch, tuples, paths (`plain`); `~` in a path
+    is the home folder.
 
     Args:
         model: an open_clip model name, or `local-dir:<folder>` or `hf-hub:<repo>`.
         pretrained: open_clip's tag for the weights, or a file; None: random weights (not used with a schema).
-        class_names: ID class names; None: the data module's `class_names`.
+        class_names: ID class names, or a file of them (`data.read_class_names`); None: the data module's `class_names`.
         nouns: candidates for negative labels, or a text file with one a line, or `wordnet`: those of WordNet 3.0.
         adjectives: likewise.
         keep: which share of the nouns and of the adjectives (float), or how many of each (int), become N_nl.
@@ -62,31 +66,24 @@ class Detector(L.LightningModule):
         text_cache: str | None = None, spaces: str | None = None,
         threshold: float | Literal["auto"] | dict[str, float] | None = None,
     ) -> None:  # fmt: skip
+        given = {name: plain(value) for name, value in locals().items() if name not in ("self", "__class__", "baselines")}
         super().__init__()
-        prompts = {"id": id_prompt, "noun": noun_prompt, "adjective": adjective_prompt, "sentence": sentence_prompt}
-        for name, prompt in prompts.items():
-            if prompt.count("{}") != 1:
-                raise ValueError(f"{name}_prompt must hold one {{}}, got {prompt!r}")
-        numbers = dict(temperature=temperature, mcm_temperature=mcm_temperature, num_groups=num_groups, vsnl_groups=vsnl_groups)
-        if not (temperature > 0 and mcm_temperature > 0 and num_groups >= 1 and vsnl_groups >= 1):
-            raise ValueError(f"temperatures must be positive and numbers of groups at least 1, got {numbers}")
-        count_of(keep, 1)
-        if spaces and label_bank:
-            raise ValueError(f"spaces hold a label bank of their own: got both {spaces!r} and {label_bank!r}")
-        self.decision = Decision(threshold)
-        if class_names is not None:
-            class_names = _checked_class_names(class_names)
+        _check_settings(given)
+        self.decision = Decision(given["threshold"])
         self.save_hyperparameters(ignore=["baselines"])
+        self.hparams.update(given)
+        model, pretrained = plain_path(model), plain_path(pretrained)
         clip, _, self.preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained)
         self.clip: Any = clip.requires_grad_(False).eval()
-        self.encoder = TextEncoder(self.clip, open_clip.get_tokenizer(model), text_batch_size, cache_dir=text_cache)
-        self.baselines: nn.ModuleDict = nn.ModuleDict(self._by_name(baselines or []))
+        tokenizer = open_clip.get_tokenizer(model)
+        self.encoder = TextEncoder(self.clip, tokenizer, given["text_batch_size"], cache_dir=plain_path(text_cache))
+        self.baselines: nn.ModuleDict = nn.ModuleDict(self._by_name([] if baselines is None else baselines))
         self.class_names: list[str] = []
         dim = self.encoder(["a"]).shape[1]
         self.id_text: Tensor
         self.register_buffer("id_text", torch.empty(0, dim), persistent=False)
-        self.neglabel, self.ens = TextSpace(dim, num_groups), TextSpace(dim, num_groups)
-        self.vsnl = TextSpace(dim, vsnl_groups)
+        self.neglabel, self.ens = TextSpace(dim, given["num_groups"]), TextSpace(dim, given["num_groups"])
+        self.vsnl = TextSpace(dim, given["vsnl_groups"])
         self.start: Spaces | None = None  # what a stream starts from
         self.weight = 0.5  # λ
         self.shaped = True  # whether there are ENS and VSNL spaces to score with
@@ -94,6 +91,8 @@ class Detector(L.LightningModule):
 
     def _by_name(self, baselines: Sequence[Baseline]) -> dict[str, Baseline]:
         taken = {"mcm", "neglabel", "ens", "vsnl", "ants"}
+        if not isinstance(baselines, Sequence) or not all(isinstance(baseline, Baseline) for baseline in baselines):
+            raise ValueError(f"baselines must be a list of baselines, like [MaxLogit()], got {baselines!r:.80}")
         for baseline in baselines:
             if baseline.name in taken:
                 raise ValueError(f"two scores with the name {baseline.name!r}")
@@ -108,11 +107,20 @@ class Detector(L.LightningModule):
         names = self.hparams["class_names"]
         if names is None:  # with names of its own the module needs no trainer
             names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-        self.class_names = _checked_class_names(names)
-        self.nouns = _words("nouns", self.hparams["nouns"], wordnet.nouns)
-        self.adjectives = _words("adjectives", self.hparams["adjectives"], wordnet.adjectives)
+        self.class_names = checked_class_names(names)
+        warn_of_codes(self.class_names)
+        if same := self.encoder.first_same([self.hparams["id_prompt"].format(name) for name in self.class_names]):
+            first, second = (self.class_names[i] for i in same)
+            raise ValueError(
+                f"class_names {first!r} and {second!r} are one to this model, whose tokenizer drops case, blanks and all beyond "
+                "its context: no image could ever be told to be of the second"
+            )
+        self.nouns = checked_words("nouns", self.hparams["nouns"], wordnet.nouns)
+        self.adjectives = checked_words("adjectives", self.hparams["adjectives"], wordnet.adjectives)
         if self.hparams["spaces"]:
             read_settings(self.hparams["spaces"], self.class_names, dict(self.hparams))
+        if self.hparams["label_bank"]:
+            read_labels(self.hparams["label_bank"], "labels")
         if not (self.nouns or self.adjectives or self.hparams["label_bank"] or self.hparams["spaces"]):
             for name, baseline in self.baselines.items():
                 if baseline.needs_negatives:
@@ -125,7 +133,7 @@ class Detector(L.LightningModule):
         if h.spaces:
             self.start = load_spaces(self, h.spaces)
         elif h.label_bank:
-            self.neglabel.load(Path(h.label_bank), "labels", self.encoder)
+            self.neglabel.load(h.label_bank, "labels", self.encoder)
         else:
             texts = [*self._mine(self.nouns, h.noun_prompt), *self._mine(self.adjectives, h.adjective_prompt)]
             if texts:
@@ -183,6 +191,8 @@ class Detector(L.LightningModule):
     @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features `(n, d)` and, where a baseline needs them, patch features `(n, p, d)`; L2-normalised, float32."""
+        if images.is_floating_point():
+            images = images.to(next(self.clip.visual.parameters()).dtype)  # where Lightning keeps the weights in another precision
         if not self._with_patches:
             return F.normalize(self.clip.encode_image(images).float(), dim=1), None
         features, patches = encode_with_patches(self.clip.visual, images)
@@ -228,20 +238,21 @@ class Detector(L.LightningModule):
         return out, Seen(features, id_cos, negatives[0], patches)
 
 
-def _checked_class_names(names: Sequence[str] | None) -> list[str]:
-    if not names:
-        raise ValueError("no class names: give ANTS(class_names=[…]) or a data module with a `class_names` attribute")
-    for i, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or name in names[:i]:
-            raise ValueError(f"class name {i} is empty, no string or given twice: {name!r}")
-    return list(names)
-
-
-def _words(name: str, words: Sequence[str] | str, of_wordnet: Callable[[], list[str]]) -> list[str]:
-    if words == "wordnet":
-        return of_wordnet()
-    if not isinstance(words, str):
-        return list(words)
-    if not Path(words).is_file():
-        raise ValueError(f"{name}: no such file: {words!r} (one word a line, UTF-8; or `wordnet`)")
-    return [line.strip() for line in Path(words).read_text("utf-8").splitlines() if line.strip()]
+def _check_settings(given: dict[str, Any]) -> None:
+    """What can be known of settings before anything is loaded; the error names the first that is wrong, and its value."""
+    for name in ("id_prompt", "noun_prompt", "adjective_prompt", "sentence_prompt"):
+        if not isinstance(given[name], str) or given[name].count("{}") != 1:
+            raise ValueError(f"{name} must hold one {{}}, got {given[name]!r}")
+    for name in ("model", "pretrained", "label_bank", "text_cache", "spaces"):
+        if not isinstance(given[name], str | None) or (name == "model" and not given[name]):
+            raise ValueError(f"{name} must be a name or path, got {given[name]!r}")
+    check_positive(temperature=given["temperature"], mcm_temperature=given["mcm_temperature"])
+    check_counts(**{name: given[name] for name in ("num_groups", "vsnl_groups", "text_batch_size")})
+    check_shares(percentile=given["percentile"])
+    if not is_number(given["keep"]):
+        raise ValueError(f"keep must be a count of at least 1 or a share in (0, 1], got {given['keep']!r}")
+    count_of(given["keep"], 1)
+    if given["spaces"] and given["label_bank"]:
+        raise ValueError(f"spaces hold a label bank of their own: got both {given['spaces']!r} and {given['label_bank']!r}")
+    if given["class_names"] is not None:
+        checked_class_names(given["class_names"])

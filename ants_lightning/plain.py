@@ -43,6 +43,8 @@ def _items(value: Any) -> Any:
 def plain_path(value: Any) -> Any:
     """A setting that may name a file or folder: `plain`, with `~` as the home folder, also after open_clip's `local-dir:`.
 
+    ValueError where there is no such home: no folder named `~` ever comes into being.
+
     >>> from pathlib import PurePath
     >>> plain_path("~/words.txt") == plain_path(PurePath("~/words.txt")) == os.path.expanduser("~/words.txt")
     True
@@ -51,8 +53,10 @@ def plain_path(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     before = _LOCAL if value.startswith(_LOCAL) else ""
-    path = value.removeprefix(before)
-    return before + (os.path.expanduser(path) if path.startswith("~") else path)
+    path = os.path.expanduser(value.removeprefix(before))
+    if path.startswith("~"):
+        raise ValueError(f"no home folder for {value!r}; what is here by that name is {before + os.path.join('.', path)!r}")
+    return before + path
 
 
 def is_number(value: Any) -> bool:

@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich import get_console
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 
+from ants_lightning.exact import ExactBuffers
+from ants_lightning.plain import plain_path
 from ants_lightning.scoring import check_features, group_order
 from ants_lightning.text_cache import Rows, Shards, Table, read_features, tower_hash, write_atomically, write_features
+from ants_lightning.text_files import read_lines
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class TextEncoder:
         cache_dir: str | Path | None = None, progress: bool = True,
     ) -> None:  # fmt: skip
         self.clip, self.tokenizer, self.batch_size, self.progress = clip, tokenizer, batch_size, progress
-        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.cache_dir = None if cache_dir is None else Path(plain_path(cache_dir))
         self._memory, self._given = Table(cache_size), Table(sys.maxsize)
         self._tower: tuple[list[Any], str] = ([], "")
         self._shards: Shards | None = None
@@ -114,6 +117,19 @@ class TextEncoder:
             raise ValueError(f"the features of {texts[int((~nonzero).nonzero()[0])]!r} are 0")
         self._given.put(texts, F.normalize(features.detach().float(), dim=1).cpu().numpy())
 
+    def first_same(self, texts: Sequence[str]) -> tuple[int, int] | None:
+        """The first two texts that the tokenizer makes one (case, blanks, what is beyond the context); None: all differ.
+
+        Those that `remember` has taken are not looked at.
+        """
+        seen = dict[bytes, int]()
+        own = [i for i, text in enumerate(texts) if text not in self._given]
+        for i, tokens in zip(own, self.tokenizer([texts[i] for i in own]) if own else (), strict=True):
+            first = seen.setdefault(np.asarray(tokens).tobytes(), i)
+            if first != i:
+                return first, i
+        return None
+
     @property
     def texts(self) -> list[str]:
         """The texts whose features are in memory."""
@@ -156,7 +172,21 @@ class TextEncoder:
             self._shards.flush()
 
 
-class TextSpace(nn.Module):
+def read_labels(folder: Path | str, name: str) -> list[str]:
+    """The texts of a label bank, the lines of `<name>.txt` in their order; blank lines and repeated ones are dropped.
+
+    Control characters are taken out, with a warning. ValueError for no such file, one that is no text, or holds none.
+    """
+    path = Path(plain_path(folder)) / f"{name}.txt"
+    if not path.is_file():
+        raise ValueError(f"no such label bank: {str(path)!r}")
+    labels = list(dict.fromkeys(filter(None, read_lines(path, "label bank", clean=True))))
+    if not labels:
+        raise ValueError(f"{path} holds no text")
+    return labels
+
+
+class TextSpace(ExactBuffers):
     """A negative space: texts, oldest first, with features `(n, d)`.
 
     Args:
@@ -223,22 +253,13 @@ class TextSpace(nn.Module):
         write_atomically(path.with_name(f"{name}.txt"), "".join(f"{text}\n" for text in self.labels).encode())
 
     def load(self, folder: Path | str, name: str, encoder: TextEncoder) -> None:
-        """Put the texts of a label bank in place of all others: the lines of `<name>.txt`, in their order.
+        """Put the texts of a label bank in place of all others, those of `read_labels`.
 
-        Blank lines and repeated ones are dropped. Features come from `<name>.safetensors` where a line is in it and the same text
-        tower made it, and from `encoder` otherwise. ValueError for no such file, one that is no UTF-8 or holds no text, or features
-        that are NaN or have another d.
+        Features come from `<name>.safetensors` where a line is in it and the same text tower made it, and from `encoder` otherwise.
+        ValueError for what `read_labels` refuses, or features that are NaN or have another d.
         """
-        path = Path(folder) / f"{name}.txt"
-        if not path.is_file():
-            raise ValueError(f"no such label bank: {str(path)!r}")
-        try:
-            lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8: {error}") from error
-        labels = list(dict.fromkeys(filter(None, lines)))
-        if not labels:
-            raise ValueError(f"{path} holds no text")
+        path = Path(plain_path(folder)) / f"{name}.txt"
+        labels = read_labels(folder, name)
         known = self._features_of_bank(path.with_suffix(".safetensors"), encoder)
         if new := [text for text in labels if text not in known]:
             log.info("%s: %s of %s texts have no features and are encoded", path, len(new), len(labels))

@@ -275,7 +275,7 @@ def test_bad_label_banks_are_named_and_change_nothing(clip, tmp_path):
         TextSpace(16).save(tmp_path, "labels", encoder)
     with pytest.raises(ValueError, match=r"no such label bank: .*labels\.txt"):
         space.load(tmp_path, "labels", encoder)
-    for content, match in ((b"\n  \n", "txt holds no text"), (b"caf\xe9", r"labels\.txt is not UTF-8"), (b"a", "16 dimensions")):
+    for content, match in ((b"\n  \n", "txt holds no text"), (b"caf\xe9", r"labels\.txt' is not UTF-8"), (b"a", "16 dimensions")):
         (tmp_path / "labels.txt").write_bytes(content)
         with pytest.raises(ValueError, match=match):
             space.load(tmp_path, "labels", encoder)

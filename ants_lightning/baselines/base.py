@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ants_lightning.exact import ExactBuffers
 from ants_lightning.plain import plain
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Seen:
     patches: Tensor | None = None  # patch features in the text space, (n, p, d), L2-normalised; None: the tower gives none
 
 
-class Baseline(nn.Module):
+class Baseline(ExactBuffers):
     """An OOD score of another paper. Tensors are non-persistent buffers, replaced and never edited in place.
 
     A score is `(n,)`, larger = more OOD, of any range. Under `NegativeMemory` a baseline that learns from the stream does so at

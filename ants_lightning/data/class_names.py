@@ -4,6 +4,8 @@ from pathlib import Path
 
 from open_clip import IMAGENET_CLASSNAMES
 
+from ants_lightning.text_files import read_list
+
 # The 200 classes of ImageNet-R (Hendrycks et al., ICCV 2021), as ImageNet-1k labels; those of OpenOOD's ImageNet-200, in its order.
 IMAGENET_200_LABELS = (
     1, 2, 4, 6, 8, 9, 11, 13, 22, 23, 26, 29, 31, 39, 47, 63, 71, 76, 79, 84, 90, 94, 96, 97, 99, 100, 105, 107, 113, 122,
@@ -40,14 +42,11 @@ CLASS_NAMES: dict[str, list[str]] = {
 
 
 def read_class_names(path: str | Path) -> list[str]:
-    """The lines of a UTF-8 text file, in order: line i (from 0) names label i.
+    """The names of a file by label: the lines of a text file, line i (from 0) for label i, or JSON (`text_files.read_list`).
 
     A missing or empty file is a ValueError; so is a blank line before the end, since it would shift all labels after it.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise ValueError(f"class_names: no such file: {str(path)!r} (one class name a line, UTF-8)")
-    names = [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
+    names = read_list(path, "class_names (a file with one a line, or JSON)")
     if not names or "" in names:
         where = f"line {names.index('') + 1} is blank" if names else "no names"
         raise ValueError(f"class_names: {where} in {str(path)!r}")
