@@ -70,6 +70,7 @@ class Detector(ExactBuffers, L.LightningModule):
         super().__init__()
         _check_settings(given)
         self.decision = Decision(given["threshold"])
+        nouns, adjectives = given["nouns"], given["adjectives"]  # lists, their defaults too: what follows looks at these variables
         self.save_hyperparameters(ignore=["baselines"])
         self.hparams.update(given)
         model, pretrained = plain_path(model), plain_path(pretrained)

@@ -57,7 +57,7 @@ def read_lines(path: Path | str, what: str, clean: bool = False) -> list[str]:
         raise ValueError(f"{what}: line {bad[0] + 1} of {str(path)!r} holds {bad_character(line)!r}: {line[:80]!r}")
     if bad:
         logger.warning("%s: %s lines of %s hold control characters, which are left out", what, len(bad), one_line(str(path)))
-        lines = [one_line(line) for line in lines]
+        lines = [one_line(line) if bad_character(line) else line for line in lines]
     return lines
 
 
