@@ -8,8 +8,11 @@ and equal ones are dropped ignoring case; a word that is a noun and an adjective
 """
 
 import lzma
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+
+from ants_lightning.plain import plain
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -20,27 +23,37 @@ def synsets(part: str) -> list[list[str]]:
     return [line.split("\t") for line in text.split("\n")]
 
 
-@lru_cache
-def nouns(without: tuple[str, ...] = ("animal", "food")) -> list[str]:
+def nouns(without: Sequence[str] = ("animal", "food")) -> list[str]:
     """Nouns but those of some lexicographer files, lexnames(5WN); ValueError for a file that there isn't.
 
     >>> len(nouns()), len(nouns(())), nouns()[:3]
     (58514, 67186, ['entity', 'physical entity', 'abstraction'])
     """
-    return _first_words("nouns", without)
+    return list(_first_words("nouns", _files(without)))
 
 
-@lru_cache
-def adjectives(without: tuple[str, ...] = ()) -> list[str]:
+def adjectives(without: Sequence[str] = ()) -> list[str]:
     """Adjectives that are none of `nouns()`, but those of some files: `all`, `pert` (pertaining to), `ppl` (participles).
 
     >>> len(adjectives()), len(adjectives(("pert",))), adjectives()[:3]
     (12280, 9883, ['able', 'unable', 'abaxial'])
     """
+    return list(_adjectives(_files(without)))
+
+
+def _files(without: Sequence[str]) -> tuple[str, ...]:
+    """Names of files, of which one may come as a str, as what a cache can be looked up by."""
+    without = plain(without)
+    return (without,) if isinstance(without, str) else tuple(without)
+
+
+@lru_cache
+def _adjectives(without: tuple[str, ...]) -> list[str]:
     known = {noun.lower() for noun in nouns()}
     return [word for word in _first_words("adjectives", without) if word.lower() not in known]
 
 
+@lru_cache
 def _first_words(part: str, without: tuple[str, ...]) -> list[str]:
     found = synsets(part)
     for file in without:

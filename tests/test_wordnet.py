@@ -2,6 +2,7 @@
 
 import lzma
 
+import numpy as np
 import pytest
 
 from ants_lightning.assets.make_wordnet import FILES, synset_lines
@@ -31,6 +32,13 @@ def test_adjectives_are_no_nouns():
     words = adjectives()
     assert {"hairy", "on the go", "striped"} <= set(words) and "red" not in words and "red" in nouns()
     assert set(words) - set(adjectives(("pert",))) > {"lunar", "chelonian"}
+
+
+def test_files_come_as_any_list_or_alone_and_the_words_are_the_callers_own():
+    wanted = nouns(("person",))
+    assert nouns(["person"]) == nouns(np.array(["person"])) == nouns("person") == wanted != nouns()
+    wanted.clear()
+    assert len(nouns("person")) > 50_000 and adjectives("pert") == adjectives(["pert"]) != adjectives()
 
 
 @pytest.mark.parametrize("words", [nouns, adjectives])
