@@ -79,9 +79,15 @@ def test_the_memory_drops_and_counts_them(run, small_demo):
 
 
 def test_without_hygiene_they_stay(run, small_demo):
-    _, model, results = run(Parrot(small_demo), hygiene=False)
+    _, model, results = run(Parrot(small_demo), hygiene=False, max_id_similarity=None)
     assert {"The nice Stars.", f"The nice {ID_CLASSES[0]}."} <= set(model.vsnl.labels)
     assert all(stream["n_dropped"] == 0 for stream in results["streams"].values())
+
+
+def test_without_hygiene_the_bound_on_the_similarity_stays(run, small_demo):
+    _, model, _ = run(Parrot(small_demo), hygiene=False)
+    assert {"The nice comb.", "The nice COMB."} & set(model.vsnl.labels)
+    assert not {f"The nice {name}." for name in ID_CLASSES} & set(model.vsnl.labels)  # cosine 1 with themselves
 
 
 def test_a_bound_on_the_similarity_drops_all_that_are_closer(run):
