@@ -9,7 +9,8 @@ from typing import Any
 
 import lightning as L
 
-from ants_lightning.data.batches import stream_loaders
+from ants_lightning.data.batches import dataset_of, stream_loaders, stream_of
+from ants_lightning.data.columns import size_of
 from ants_lightning.data.features import tower_identity
 from ants_lightning.memory import NegativeMemory
 from ants_lightning.module import ANTS
@@ -62,12 +63,10 @@ def stateful(trainer: L.Trainer) -> dict[str, Any]:
 
 def _streams(trainer: L.Trainer, model: ANTS) -> Iterator[tuple[str, Any]]:
     for (name, loader), batches in zip(stream_loaders(trainer).items(), trainer.num_test_batches, strict=True):
-        dataset = loader.dataset
-        if hasattr(dataset, "description"):
-            about = dataset.description()
-        else:
-            about = {"size": len(dataset) if hasattr(dataset, "__len__") else None}
-        about = {"data": type(dataset).__name__, **about, "group": model.groups[name], "batch_size": loader.batch_size}
+        stream, dataset = stream_of(loader), dataset_of(loader)
+        about = {"size": size_of(dataset)} if stream is None else stream.description()
+        kind = type(loader if dataset is None else dataset).__name__
+        about = {"data": kind, **about, "group": model.groups[name], "batch_size": getattr(loader, "batch_size", None)}
         yield name, {**about, "batches": batches if math.isfinite(batches) else None}
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from ants_lightning.data.batches import unpack_batch
+from ants_lightning.data.pixels import check_pixels, in_words
 from ants_lightning.mining import share_of
 from ants_lightning.plain import is_number, plain
 
@@ -175,7 +176,7 @@ def _calibration(model: Detector, datamodule: L.LightningDataModule | None) -> T
         negative += int((label < 0).sum())
         x = x[label >= 0]
         if len(x):
-            features = x.float() if x.ndim == 2 else model.encode(x)[0]
+            features = x.float() if x.ndim == 2 else _encode(model, x)
             good = features.isfinite().all(1)
             lost += len(good) - int(good.sum())
             parts.append(features[good])
@@ -184,6 +185,12 @@ def _calibration(model: Detector, datamodule: L.LightningDataModule | None) -> T
     if not n:
         raise ValueError(f"threshold: id_recall: no ID image in val_dataloader() ({negative} negative labels, {lost} lost)")
     return torch.cat(parts)
+
+
+def _encode(model: Detector, images: Tensor) -> Tensor:
+    """Features of images that are fit for the tower."""
+    check_pixels(images, model.clip.visual)
+    return in_words(model.encode, images, model.clip.visual)[0]
 
 
 def _batches(model: Detector, datamodule: L.LightningDataModule | None) -> Iterator[Any]:

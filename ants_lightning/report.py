@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from safetensors.torch import save_file
 
-from ants_lightning.data.batches import stream_loaders
+from ants_lightning.data.batches import stream_loaders, stream_of
 from ants_lightning.data.features import tower_identity
 from ants_lightning.memory import NegativeMemory
 from ants_lightning.module import ANTS
@@ -114,7 +114,7 @@ class Report(L.Callback):
         data, root = trainer.datamodule, Path(trainer.default_root_dir)  # type: ignore[attr-defined]
         root.mkdir(parents=True, exist_ok=True)
         name = pl_module.hparams["model"]
-        sets = {name: loader.dataset for name, loader in stream_loaders(trainer).items() if hasattr(loader.dataset, "description")}
+        sets = {name: stream for name, loader in stream_loaders(trainer).items() if (stream := stream_of(loader)) is not None}
         memory = next((c for c in trainer.callbacks if isinstance(c, NegativeMemory)), None)  # type: ignore[attr-defined]
         self.results = build_results(
             {stream: {**result, **({"stream": sets[stream].description()} if stream in sets else {})}

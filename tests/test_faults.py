@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from ants_lightning import ANTS, NegativeMemory, Report, demo
 from ants_lightning.baselines import CSP, GLMCM, AdaNeg
 from ants_lightning.data import ImageList, MixedStream, OODDataModule
-from ants_lightning.data.features import set_identity
+from ants_lightning.data.feature_files import set_identity
 from ants_lightning.data.raw import RawImages
 from ants_lightning.data.reading import open_image
 from ants_lightning.demo.shapes import ID_CLASSES

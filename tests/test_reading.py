@@ -14,7 +14,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from ants_lightning import ANTS, demo
 from ants_lightning.data import HFDataset, ImageList, MixedStream
-from ants_lightning.data.reading import collate, label_of, log_lost, open_image, path_of, to_rgb
+from ants_lightning.data.columns import label_of, path_of
+from ants_lightning.data.reading import collate, log_lost, open_image, to_rgb
 from ants_lightning.demo.scenery import SCENES
 from ants_lightning.demo.shapes import ID_CLASSES
 

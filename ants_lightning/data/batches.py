@@ -4,8 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, Subset
+
+from ants_lightning.data.columns import size_of, whole
+
+_WINDOW = 4_096  # indices that are remembered where a data set does not tell its size
+_HINTS = {
+    "label": "it is the place of the class name, 0…C-1, or negative for OOD; names, one-hot rows and detection targets are none",
+    "index": "the third element of a batch, or `index` in a dict, must be the place of each image in its data set; leave out what "
+    "is something else, and images are numbered as they come",
+}
 
 
 def unpack_batch(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -13,7 +24,7 @@ def unpack_batch(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
 
     A batch is `(image, label)`, `(image, label, index)`, a mapping with `image` and optionally `label` and `index`, or
     (for prediction) the bare images. In a mapping `features` `(n, d)` of the images may stand in their place. A negative label is
-    OOD. Anything else is a ValueError.
+    OOD. Labels and indices are whole numbers of any type but bool, also as floats. Anything else is a ValueError.
     """
     if isinstance(batch, Tensor):
         parts: list[Any] = [batch, None, None]
@@ -29,21 +40,101 @@ def unpack_batch(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
         shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         wanted = "features must be a tensor (n, d)" if encoded else "images must be a tensor (n, 3, h, w)"
         raise ValueError(f"{wanted}, got {shape}")
-    columns: list[Tensor | None] = []
-    for name, x in zip(("label", "index"), parts[1:], strict=True):
-        try:
-            columns.append(None if x is None else torch.as_tensor(x, device=image.device).long())
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} must be whole numbers (n,), got {type(x).__name__}") from error
-        if x is not None and columns[-1].shape != image.shape[:1]:  # type: ignore[union-attr]
-            raise ValueError(f"{len(image)} images with {name} of shape {tuple(columns[-1].shape)}")  # type: ignore[union-attr]
-    return image, columns[0], columns[1]
+    label, index = (_whole_numbers(name, x, image) for name, x in zip(("label", "index"), parts[1:], strict=True))
+    return image, label, index
+
+
+def _whole_numbers(name: str, column: Any, image: Tensor) -> Tensor | None:
+    """A column of a batch as int64 `(n,)` on the device of its images; a ValueError names what is no whole number."""
+    if column is None:
+        return None
+    try:
+        found = torch.as_tensor(np.asarray(column) if hasattr(column, "iloc") else column, device=image.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        values = list(column) if isinstance(column, Sequence | np.ndarray) and not isinstance(column, str) else [column]
+        wrong = next((value for value in values if whole(value) is None), column)
+        got = f"{type(column).__name__} with {wrong!r:.80}"
+        raise ValueError(f"{name} must be whole numbers (n,), got {got}; {_HINTS[name]}") from error
+    if found.shape != image.shape[:1]:
+        raise ValueError(f"{len(image)} images with {name} of shape {tuple(found.shape)}, it must be (n,); {_HINTS[name]}")
+    if found.dtype == torch.bool or found.is_complex():
+        raise ValueError(f"{name} must be whole numbers (n,), got {found.dtype} with {found[:1].tolist()}; {_HINTS[name]}")
+    if found.is_floating_point():
+        good = (found == found.round()) & (found.abs() < 2**53)  # neither NaN nor Inf
+        if not good.all():
+            raise ValueError(f"{name} must be whole numbers (n,), got {found[~good][0].item()}; {_HINTS[name]}")
+    return found.long()
+
+
+class IndexCheck:
+    """Whether what batches have as `index` can be the places of images: whole numbers from 0 on, each once in a stream.
+
+    A group, a domain or a mask in its place would put images in a wrong order and give the MLLM other images than are meant. What
+    is kept does not grow with the stream: a byte an image where the number of images is known, else the newest 4,096 indices.
+
+    Args:
+        size: images of the data set; None: not known.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self.size = size
+        self._seen = torch.zeros(size or 0, dtype=torch.bool)
+        self._newest = torch.empty(0, dtype=torch.long)
+
+    def __call__(self, index: Tensor) -> None:
+        """Take the indices `(n,)` of a batch; a ValueError names the first that is none."""
+        index = index.cpu()
+        if not len(index):
+            return
+        if int(index.min()) < 0:
+            raise ValueError(f"index {int(index.min())} is negative; {_HINTS['index']}")
+        if self.size is not None and int(index.max()) >= self.size:
+            raise ValueError(f"index {int(index.max())} of a data set of {self.size} images; {_HINTS['index']}")
+        known = torch.isin(index, self._newest) if self.size is None else self._seen[index]
+        ordered = index.sort().values
+        again = torch.cat([index[known], ordered[1:][ordered.diff() == 0]])
+        if len(again):
+            raise ValueError(f"index {int(again[0])} comes twice in a stream; {_HINTS['index']}")
+        if self.size is None:
+            self._newest = torch.cat([self._newest, index])[-_WINDOW:]
+        else:
+            self._seen[index] = True
+
+
+def dataset_of(loader: Any) -> Any | None:
+    """The data set of a dataloader; None where it tells none, as DALI's or a class of one's own with `__iter__`."""
+    return getattr(loader, "dataset", None)
+
+
+def stream_of(loader: Any) -> Any | None:
+    """The data set of a dataloader where it is one of our streams, which tells its `order` (n,) and its `description()`."""
+    dataset = dataset_of(loader)
+    ours = isinstance(getattr(dataset, "order", None), Tensor) and callable(getattr(dataset, "description", None))
+    return dataset if ours else None
+
+
+def places_of(loader: Any) -> int | None:
+    """How many places the indices of a loader's batches are from; None where it is not known. Parts count as the whole set."""
+    dataset = dataset_of(loader)
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return None if isinstance(dataset, IterableDataset) else size_of(dataset)
 
 
 def stream_loaders(trainer: L.Trainer) -> dict[str, Any]:
     """The dataloaders of the run by name, in order: the keys of a dict of them, else `test`, `test_1`, … or `predict`, …."""
     what, loaders = ("predict", trainer.predict_dataloaders) if trainer.predicting else ("test", trainer.test_dataloaders)
     if isinstance(loaders, Mapping):
-        return {str(name): loader for name, loader in loaders.items()}
-    loaders = loaders if isinstance(loaders, Sequence) else [loaders]
-    return {f"{what}_{i}" if i else what: loader for i, loader in enumerate(loaders)}
+        named = {str(name): loader for name, loader in loaders.items()}
+    else:
+        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+        named = {f"{what}_{i}" if i else what: loader for i, loader in enumerate(loaders)}
+    if len(named) < len(loaders):
+        raise ValueError(f"two dataloaders with one name: {list(loaders)}")
+    for name, loader in named.items():
+        if isinstance(loader, Mapping | list | tuple | str | Tensor | np.ndarray):
+            raise ValueError(
+                f"{what}_dataloader() may return one loader, a list of loaders, or a dict of loaders by stream name, none of them "
+                f"nested: {name!r} is a {type(loader).__name__}. Batches of one's own go into a class with __iter__"
+            )
+    return named

@@ -1,38 +1,24 @@
 """The feature cache: data sets encoded once, and any number of adaptations run from their features."""
 
 import hashlib
-import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import lightning as L
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ants_lightning.data.calibration import LabelledImages
-from ants_lightning.data.reading import attempt, collate, known_paths, lost_item
+from ants_lightning.data.feature_files import ID, FeatureCache, read_columns, save_columns
+from ants_lightning.data.reading import collate, lost_item
 from ants_lightning.data.stream_loader import Shard
-from ants_lightning.mllm.record import pixel_hash
+from ants_lightning.gathering import gather_json
 
 logger = logging.getLogger(__name__)
 
 UNREADABLE = "unreadable when encoded"
-_PROBES = 16  # images of a set that are looked at to know it again
-
-
-def set_identity(dataset: Any) -> dict[str, Any]:
-    """What a data set is known by: its size, its paths where it has some, and the pixels of 16 images spread evenly over it."""
-    n = len(dataset)
-    names = [str(path[0] if isinstance(path, tuple) else path).rsplit("/", 1)[-1] for path in known_paths(dataset) or ()]
-    places = sorted({i * (n - 1) // max(1, _PROBES - 1) for i in range(_PROBES)}) if n else []
-    seen = [attempt(lambda i=i: pixel_hash(dataset[i][0]))[0] for i in places]  # None: unreadable, now as then
-    return {"n": n, "content": hashlib.sha256(json.dumps([names, seen]).encode()).hexdigest()}
 
 
 def tower_identity(clip: Any, preprocess: Any, trainer: Any) -> dict[str, str]:
@@ -42,53 +28,6 @@ def tower_identity(clip: Any, preprocess: Any, trainer: Any) -> dict[str, str]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return {"image_tower": digest.hexdigest(), "preprocess": repr(preprocess), "precision": str(trainer.precision)}
-
-
-class FeatureCache:
-    """A folder with `index.json` and, for each data set, `<name>.safetensors`, in its order.
-
-    That has `features` (n, d), `label` (n,) and `readable` (n,); features of images that could not be had are NaN.
-
-    Args:
-        folder: need not exist yet.
-        tower: `tower_identity` of this run.
-    """
-
-    def __init__(self, folder: Path | str, tower: Mapping[str, str]) -> None:
-        self.folder, self.tower = Path(folder), dict(tower)
-
-    def _index(self) -> dict[str, Any]:
-        path = self.folder / "index.json"
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
-
-    def difference(self, name: str, dataset: Any) -> str:
-        """Why the features of a data set cannot be used; empty where they can."""
-        entry = self._index().get(name)
-        if entry is None or not self._file(name).is_file():
-            return f"{name} is not in {self.folder}"
-        here = {**set_identity(dataset), **self.tower}
-        return "; ".join(f"{name}: {k} was {entry.get(k)!r}, now {v!r}" for k, v in here.items() if entry.get(k) != v)
-
-    def read(self, sets: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-        """The columns by name of a data set; a ValueError tells all sets that are missing or were encoded otherwise."""
-        wrong = [why for why in (self.difference(name, dataset) for name, dataset in sets.items()) if why]
-        if wrong:
-            raise ValueError("; ".join(wrong) + ": run `ants-lightning encode` with this configuration first")
-        return {name: load_file(self._file(name)) for name in sets}
-
-    def write(self, name: str, dataset: Any, rows: Mapping[str, Tensor]) -> None:
-        """Keep the columns of a data set."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        new = self._file(name).with_suffix(".new")
-        save_file({key: column.contiguous() for key, column in rows.items()}, new)
-        os.replace(new, self._file(name))
-        index = {**self._index(), name: {**set_identity(dataset), **self.tower}}
-        new = self.folder / "index.new"
-        new.write_text(json.dumps(index, indent=1) + "\n", "utf-8")
-        os.replace(new, self.folder / "index.json")
-
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{quote(name, safe='')}.safetensors"
 
 
 class FeatureStream(Dataset):
@@ -173,24 +112,23 @@ class _Encoder(L.LightningModule):
         self.rows.append({**row, "readable": torch.arange(len(row["index"])) < len(good)})
         return batch["index"]
 
-    def _part(self, rank: int) -> Path:
-        return self.cache.folder / f"{quote(self.name, safe='')}.rank{rank}"
-
     def on_predict_epoch_end(self) -> None:
         """Each rank writes its rows, and the first puts them in order."""
-        self.cache.folder.mkdir(parents=True, exist_ok=True)
-        save_file({key: torch.cat([row[key] for row in self.rows]) for key in self.rows[0]}, self._part(self.global_rank))
-        self.trainer.strategy.barrier()
+        here = {key: torch.cat([row[key] for row in self.rows]) for key in self.rows[0]}
+        save_columns(here, self.cache.part(self.name, self.global_rank))
+        self.n_lost = sum(gather_json(int((~here["readable"]).sum())))  # waits for all to have written
+        n = len(self.images)
         if self.global_rank == 0:
-            parts = [load_file(self._part(rank)) for rank in range(self.trainer.world_size)]
-            rows = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-            order, n_lost = rows.pop("index").argsort(), int((~rows["readable"]).sum())
-            if n_lost:
-                logger.warning("%s: %d of %d images cannot be read: %s, …", self.name, n_lost, len(order), self.first_lost)
-            if n_lost < len(order):
+            parts = [self.cache.part(self.name, rank) for rank in range(self.trainer.world_size)]
+            found = [read_columns(part) for part in parts]
+            rows = {key: torch.cat([part[key] for part in found]) for key in found[0]}
+            order = rows.pop("index").argsort()
+            if self.n_lost:
+                logger.warning("%s: %d of %d images cannot be read: %s, …", self.name, self.n_lost, n, self.first_lost)
+            if self.n_lost < n:
                 self.cache.write(self.name, self.images.dataset, {key: column[order] for key, column in rows.items()})
-            for rank in range(self.trainer.world_size):
-                self._part(rank).unlink()
+            for part in parts:
+                part.unlink()
         self.trainer.strategy.barrier()
 
 
@@ -210,14 +148,18 @@ def encode_sets(
         workers: of the loaders.
 
     Returns:
-        The names of those that were encoded. A data set of which no image can be read is a ValueError.
+        The names of those that were encoded. A data set of which no image can be read is a ValueError; so is, before any is
+        encoded, a file of others in the place of one of ours.
     """
     cache = FeatureCache(folder, tower_identity(model.clip, transform, trainer))
-    missing = [name for name, dataset in sets.items() if cache.difference(name, dataset)]
+    missing = [name for name, dataset in sets.items() if cache.find(name, dataset)[1]]
+    cache.prepare(missing, trainer.world_size)
     for name in missing:
-        dataset = sets[name]
-        encoder = _Encoder(model, name, LabelledImages(dataset, transform), cache, batch_size, workers)
+        images = LabelledImages(sets[name], transform, labelled=name == ID)
+        encoder = _Encoder(model, name, images, cache, batch_size, workers)
         trainer.predict(encoder, return_predictions=False)
-        if cache.difference(name, dataset):  # on every rank, so that none waits for another
-            raise ValueError(f"{name}: none of the {len(dataset)} images can be read: {encoder.first_lost}, …")
+        if encoder.n_lost == len(images):  # on every rank, so that none waits for another
+            raise ValueError(f"{name}: none of the {len(images)} images can be read: {encoder.first_lost}, …")
+        if why := cache.find(name, sets[name])[1]:
+            raise ValueError(why)
     return missing

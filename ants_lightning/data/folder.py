@@ -1,6 +1,6 @@
 """`FolderDataModule`: the unlabelled images of a folder, for `trainer.predict`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from PIL.Image import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ants_lightning.data.class_names import read_class_names
-from ants_lightning.data.image_lists import find_images
+from ants_lightning.data.image_files import find_images
 from ants_lightning.data.reading import attempt, collate, lost_item, open_image
 from ants_lightning.data.stream_loader import Shard
 
@@ -22,8 +22,8 @@ class FolderImages(Dataset):
         transform: from a PIL image to the tensor that the model takes.
     """
 
-    def __init__(self, paths: list[str], transform: Callable[[Any], Any]) -> None:
-        self.paths, self.transform = paths, transform
+    def __init__(self, paths: Sequence[str], transform: Callable[[Any], Any]) -> None:
+        self.paths, self.transform = list(paths), transform
 
     def __len__(self) -> int:
         """Number of images."""
@@ -43,7 +43,8 @@ class FolderImages(Dataset):
 class FolderDataModule(L.LightningDataModule):
     """All images of a folder and its subfolders, in the order of their paths, as one stream with the folder's name.
 
-    A folder that does not exist or holds no image is an error when the run starts.
+    Which files are taken: `image_files.find_images`. A folder that does not exist or holds no image is an error when the run
+    starts.
 
     Args:
         folder: of the images.

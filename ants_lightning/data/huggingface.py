@@ -1,20 +1,22 @@
 """`HFDataset`: a data set of the Hugging Face `datasets` library as `(PIL image, label)`."""
 
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 from torch.utils.data import Dataset
 
-from ants_lightning.data.reading import to_rgb
+from ants_lightning.data.reading import open_image, to_rgb
 
 
 class HFDataset(Dataset):
     """Images of a Hugging Face data set, as `(RGB PIL image, label)`; needs the package `datasets`.
 
     `classes` are the names of the label column where it has them (`ClassLabel`), else None. A split or column that is not
-    there is a ValueError that names those that are.
+    there is a ValueError that names those that are. Images are decoded as files are: `datasets` would turn them by their EXIF
+    orientation. Labels are given as they are in the column; a stream refuses those of an ID set that are no numbers.
 
     Args:
         path: a folder written by `save_to_disk`, a folder of images, or the name of a data set on the hub.
@@ -32,6 +34,8 @@ class HFDataset(Dataset):
             if column is not None and column not in self.data.features:
                 raise ValueError(f"{path!r} has no column {column!r}: {list(self.data.features)}")
         self.image, self.label = image, label
+        if type(self.data.features[image]).__name__ == "Image":
+            self.data = self.data.cast_column(image, type(self.data.features[image])(decode=False))
         kind: Any = self.data.features[label] if label is not None else None
         self.classes: list[str] | None = list(kind.names) if getattr(kind, "names", None) else None
 
@@ -40,14 +44,27 @@ class HFDataset(Dataset):
         return len(self.data)
 
     @cached_property
-    def labels(self) -> list[int]:
+    def labels(self) -> list[Any]:
         """All labels, with no image decoded."""
-        return [-1] * len(self) if self.label is None else [int(label) for label in self.data[self.label]]
+        return [-1] * len(self) if self.label is None else list(self.data[self.label])
 
-    def __getitem__(self, index: int) -> tuple[Image, int]:
-        """Image and label."""
+    def __getitem__(self, index: int) -> tuple[Image | None, Any]:
+        """Image, None where the row has none, and label."""
         row = self.data[index]
-        return to_rgb(row[self.image]), -1 if self.label is None else int(row[self.label])
+        return _decode(row[self.image]), -1 if self.label is None else row[self.label]
+
+
+def _decode(cell: Any) -> Image | None:
+    """The image of a cell of bytes or a path, which may be an address within an archive, or of a decoded one."""
+    if not isinstance(cell, dict):
+        return cell if cell is None else to_rgb(cell)
+    content, path = cell.get("bytes"), cell.get("path")
+    if content is None and path and "://" in path:
+        import fsspec
+
+        with fsspec.open(path, "rb") as file:
+            content = file.read()
+    return open_image(path or "" if content is None else BytesIO(content))
 
 
 def _load(path: str, split: str, name: str | None) -> Any:

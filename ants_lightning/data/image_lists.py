@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ants_lightning.data.image_files import find_images, is_file
 from ants_lightning.data.reading import open_image
+from ants_lightning.text_files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +54,22 @@ def leaves_root(name: str) -> bool:
 def read_list(path: Path, num_classes: int | None) -> tuple[list[str], list[int], list[str]]:
     """Relative paths and labels of a file of lines `path label`, and what is wrong with its other lines.
 
-    With `num_classes` labels must be in 0…C-1 (ID); without, any whole number will do (OOD: they are not used).
+    With `num_classes` labels must be in 0…C-1 (ID); without, any whole number will do (OOD: they are not used). The encoding is
+    that of `text_files.read_text`; a file of another one has nothing but its first wrong line, and a file that is none no line.
     """
     names: list[str] = []
     labels: list[int] = []
+    try:
+        lines = re.split(r"\r\n|\r|\n", read_text(path, "list"))
+    except ValueError as error:
+        return names, labels, [_unreadable(error)]
     wrong: list[str] = []
-    for number, line in enumerate(path.read_text("utf-8-sig", errors="replace").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         parts = line.rsplit(maxsplit=1)
         if not parts:
             continue
         name, label = parts[0].strip(), parts[-1]
-        if len(parts) == 1 or not re.fullmatch(r"[+-]?[0-9]+", label):
+        if len(parts) == 1 or not re.fullmatch(r"[+-]?[0-9]{1,18}", label):
             wrong.append(f"line {number} has no label: {line.strip()!r}")
         elif leaves_root(name):
             wrong.append(f"line {number} leaves the root: {line.strip()!r}")
@@ -75,10 +81,22 @@ def read_list(path: Path, num_classes: int | None) -> tuple[list[str], list[int]
     return names, labels, wrong
 
 
-def find_images(folder: Path) -> list[str]:
-    """Paths of all images in a folder and its subfolders, sorted."""
-    found = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
-    return sorted(path for path in found if path.lower().endswith(IMG_EXTENSIONS))
+def _files(folder: str) -> set[str]:
+    """Names of the files in a folder; none where it is no folder, or cannot be looked into."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if is_file(entry)}
+    except (OSError, ValueError):  # a name of NUL or one that is too long is no folder either
+        return set()
+
+
+def _unreadable(error: ValueError) -> str:
+    """Why a list cannot be read, with the line where it is of another encoding."""
+    cause = error.__cause__
+    if not isinstance(cause, UnicodeDecodeError):
+        return str(error)
+    line = cause.object[: cause.start].count(b"\n") + 1
+    return f"line {line} is not {cause.encoding.upper()}: {cause.object[cause.start : cause.start + 20]!r}: save the list as UTF-8"
 
 
 class ImageLists:
@@ -159,7 +177,7 @@ class ImageLists:
         return [str(self.root / best / name) for name in names], labels
 
     def _missing(self, base: Path, names: Sequence[str]) -> list[str]:
-        """Names that are not there, with one scan per directory instead of one look per image."""
+        """Names of which there is no file, links followed; one scan per directory instead of one look per image."""
         by_folder: dict[str, set[str]] = defaultdict(set)
         for name in names:
             folder, _, file = name.rpartition("/")
@@ -167,7 +185,7 @@ class ImageLists:
         for folder in by_folder:
             place = str(base / folder)
             if place not in self._entries:
-                self._entries[place] = {entry.name for entry in os.scandir(place)} if os.path.isdir(place) else set()
+                self._entries[place] = _files(place)
         gone = {(folder, file) for folder, files in by_folder.items() for file in files - self._entries[str(base / folder)]}
         return [name for name in names if (name.rpartition("/")[0], name.rpartition("/")[2]) in gone] if gone else []
 
@@ -180,5 +198,5 @@ class ImageLists:
             return []
         found = find_images(folder / "images" if (folder / "images").is_dir() else folder)
         if not found:
-            self.problems.append(f"{where}: no images in the folder {str(folder)!r}")
+            self.problems.append(f"{where}: no images that can be taken in the folder {str(folder)!r}")
         return found

@@ -1,19 +1,24 @@
 """`RawImages`: images of a stream for the MLLM, from the data set where it can, else from the batches."""
 
+from collections.abc import Sequence
+from io import BytesIO
+from itertools import islice
 from typing import Any
 
 import torch
-from PIL.Image import Image
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
+from torchvision.io import encode_png
+
+_LEVEL = 1  # of compression: higher ones take up to 4 times as long for 4 % less
 
 
 class RawImages:
     """PIL images by their place in the stream; KeyError where one was not kept, OSError where it cannot be read.
 
     A data set with `raw_image(index)` gives them back at full resolution. For any other the wanted images of each batch
-    are de-normalised (by the `Normalize` of `preprocess`; a ValueError where it has none) and kept, the newest `capacity` of them;
-    with 0, for a run without MLLM, none.
+    are de-normalised (by the `Normalize` of `preprocess`; a ValueError where it has none) and kept, without loss, as PNG
+    `(bytes,)`, uint8: the newest `capacity` of them, until they are forgotten; with 0, for a run without MLLM, none.
     """
 
     def __init__(self, dataset: Any, preprocess: Any, capacity: int) -> None:
@@ -37,14 +42,19 @@ class RawImages:
         if self._dataset is not None or images.ndim == 2 or not self._capacity:
             return
         pixels = images[wanted].float().cpu() * self._std + self._mean
-        self._kept.update(zip(index[wanted].tolist(), (pixels.clamp(0, 1) * 255).round().to(torch.uint8), strict=True))
-        for old in list(self._kept)[: max(0, len(self._kept) - self._capacity)]:
-            del self._kept[old]
+        files = (encode_png(image, _LEVEL) for image in (pixels.clamp(0, 1) * 255).round().to(torch.uint8))
+        self._kept.update(zip(index[wanted].tolist(), files, strict=True))
+        self.forget(list(islice(self._kept, max(0, len(self._kept) - self._capacity))))
 
-    def __getitem__(self, index: int) -> Image:
+    def forget(self, index: Sequence[int]) -> None:
+        """Keep these images no longer: the MLLM has described them. Places of which none is kept are passed over."""
+        for place in index:
+            self._kept.pop(place, None)
+
+    def __getitem__(self, index: int) -> Image.Image:
         if self._dataset is not None:
             return self._dataset.raw_image(index)
-        return to_pil_image(self._kept[index])
+        return Image.open(BytesIO(self._kept[index].numpy().tobytes())).convert("RGB")
 
     def state(self) -> dict[str, Any]:
         """See `ANTS.state`."""

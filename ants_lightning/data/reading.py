@@ -3,16 +3,19 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Subset, default_collate
+from torch.utils.data import default_collate
+
+from ants_lightning.data.columns import label_of
 
 logger = logging.getLogger(__name__)
 
 BUGS = (NameError, ImportError)  # never the fault of a file; decoders throw nearly everything else at a broken one
+LONGEST = 32  # times its width, or its height, that an image is long
 
 
 class ImageError(OSError):
@@ -25,13 +28,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
     As in torchvision and OpenOOD alpha is dropped (the colours stored beneath it are seen), of an animation it is the first
     frame, and EXIF orientation is not applied. Unlike there grey of more than 8 bits is scaled, not clipped to white: 16 bits
     from 0…65535; 32-bit numbers from the smallest of 0…1 (float only), 0…255 and 0…65535 that holds all pixels, else from
-    their minimum…maximum.
+    their minimum…maximum. What goes with the pixels is left behind, so that nobody turns the picture by its EXIF later. Of an image
+    more than `LONGEST` times as long as wide it is the middle: scaled to the size of a model, a line of 1 × 30,000 takes gigabytes.
     """
+    image = _middle(image)
     if image.mode.startswith(("I", "F")):
         image = _eight_bits(image)
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours, but Pillow warns of the other way
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    image.info = {}
+    return image
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The image, or its middle where it is too long; as much is cut off at one end as at the other."""
+    width, height = image.size
+    most = LONGEST * min(width, height)
+    cut_x, cut_y = (max(0, (side - most) // 2) for side in (width, height))
+    return image.crop((cut_x, cut_y, width - cut_x, height - cut_y)) if cut_x or cut_y else image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -44,7 +59,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((grey - low) * (255 / (high - low or 1))).round().astype(np.uint8))
 
 
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
+def open_image(path: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     """The image in a file, as `to_rgb`; an `ImageError` where it cannot be read.
 
     Also a `loader` for torchvision's `ImageFolder`, whose own clips 16-bit images to white.
@@ -55,7 +70,8 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     except BUGS:
         raise
     except Exception as error:
-        raise ImageError(f"cannot read the image {os.fspath(path)!r}: {error}") from error
+        name = os.fspath(path) if isinstance(path, str | os.PathLike) else "in memory"
+        raise ImageError(f"cannot read the image {name!r}: {error}") from error
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
@@ -108,34 +124,3 @@ def log_lost(lost: Sequence[Mapping[str, Any]], told: dict[str, str]) -> None:
         if kind not in told:
             told[kind] = one["why"]
             logger.warning("image %d is lost (others for the like are only counted): %s %s", one["index"], one["path"], one["why"])
-
-
-def known_paths(dataset: Any) -> Any:
-    """The column of a data set that has its paths, or None."""
-    return next((getattr(dataset, name) for name in ("paths", "samples", "imgs") if hasattr(dataset, name)), None)
-
-
-def knows_paths(dataset: Any) -> bool:
-    """Whether `path_of` can tell anything."""
-    return knows_paths(dataset.dataset) if isinstance(dataset, Subset) else known_paths(dataset) is not None
-
-
-def path_of(dataset: Any, place: int) -> str:
-    """The path of an image, from `paths`, `samples` or `imgs` of the data set; "" where it tells none."""
-    if isinstance(dataset, Subset):
-        return path_of(dataset.dataset, dataset.indices[place])
-    found, _ = attempt(lambda: known_paths(dataset)[place])
-    found = found[0] if isinstance(found, tuple) else found
-    return os.fspath(found) if isinstance(found, str | os.PathLike) else ""
-
-
-def label_of(dataset: Any, place: int) -> int:
-    """The label of an image without decoding it, from `labels`, `targets` or `samples`; -1 where the data set has none of them."""
-    if isinstance(dataset, Subset):
-        return label_of(dataset.dataset, dataset.indices[place])
-    columns = (getattr(dataset, name) for name in ("labels", "targets", "samples") if hasattr(dataset, name))
-    for column in columns:
-        label, why = attempt(lambda column=column: int(column[place][1] if isinstance(column[place], tuple) else column[place]))
-        if not why:
-            return label
-    return -1

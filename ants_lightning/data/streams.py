@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ants_lightning.data.calibration import calibration_loader
 from ants_lightning.data.class_names import read_class_names
+from ants_lightning.data.columns import id_label, knows_paths, path_of
 from ants_lightning.data.features import FeatureCache, FeatureStream, encode_sets, tower_identity
-from ants_lightning.data.reading import collate, knows_paths, lost_item, path_of, read_item, to_rgb
+from ants_lightning.data.reading import collate, lost_item, read_item, to_rgb
 from ants_lightning.data.stream_loader import Shard
 
 ORDERS = ("mixed", "id_first", "blocks")
@@ -144,11 +145,9 @@ class MixedStream(Dataset):
         """
         which, place = self._place(index)
         image, label, why = read_item(self.sets[which], place, self.transform)
-        label = -which if which else int(label)
+        label = -which if which else id_label(label, place, self.sets[0], negative=bool(why))
         if why:
             return lost_item(index, label, self.path(index), why)
-        if not which and label < 0:
-            raise ValueError(f"image {place} of the ID set has the negative label {label}")
         return {"image": image, "label": label, "index": index, **({"path": self.path(index)} if self.has_paths else {})}
 
     def path(self, index: int) -> str:
