@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ants_lightning.inert import one_line
 from ants_lightning.plain import is_number, plain_path
-from ants_lightning.text_cache import write_atomically
-from ants_lightning.text_files import read_text
+from ants_lightning.run_folder import swap_folder
+from ants_lightning.text_files import as_lines, read_text
 from ants_lightning.text_space import TextSpace, read_labels
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _SETTINGS = ("id_prompt", "temperature", "num_groups", "vsnl_groups")  # that the scores depend on, beside the texts
 _CONTENT = ("class_names", "lambda", "threshold", "answers", "ens_ranked", "settings")
 _BANKS = ("labels", "ens", "vsnl")
+FILES = (*(f"{bank}.{suffix}" for bank in _BANKS for suffix in ("txt", "safetensors")), "spaces.json")
 _ABOVE_1 = math.nextafter(1.0, math.inf)  # `decision.recall_threshold` of scores of 1
 
 
@@ -38,29 +40,47 @@ class Spaces:
 
 
 def save_spaces(model: Detector, folder: Path | str, answers: dict[str, list[str]] | None = None) -> None:
-    """Write the model's spaces: `labels`, `ens` and `vsnl`, each a label bank (`TextSpace.save`), and `spaces.json`.
+    """Write the model's spaces, the files of `files_of`, all at once: a folder holds those of one model, or of the one before.
 
-    A space with no text has no files. OSError where they cannot be written.
+    Saved spaces that are there are replaced; other files stay. OSError where they cannot be written, or a file of such a name is in
+    a folder that holds no saved spaces.
 
     Args:
         model: prepared.
         folder: made where it isn't there.
         answers: the MLLM's similar names by class, for a run that starts from these spaces.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, space in (("labels", model.neglabel), ("ens", model.ens), ("vsnl", model.vsnl)):
-        if len(space):
-            space.save(folder, name, model.encoder)
-        else:  # of an earlier run
-            for suffix in ("txt", "safetensors"):
-                (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+    folder = Path(plain_path(folder)).expanduser()
+    theirs = [name for name in FILES if (folder / name).exists()]
+    if theirs and not _holds_spaces(folder):
+        raise FileExistsError(f"{folder / theirs[0]} is not of saved spaces and is left alone")
+    swap_folder(folder, files_of(model, answers), FILES)
+
+
+def _holds_spaces(folder: Path) -> bool:
+    try:
+        content = json.loads((folder / "spaces.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and set(content) >= {*_CONTENT}
+
+
+def files_of(model: Detector, answers: dict[str, list[str]] | None = None) -> dict[str, bytes]:
+    """The model's spaces as files, by name: `labels`, `ens` and `vsnl`, each a label bank (`TextSpace.save`), and `spaces.json`.
+
+    A space with no text has no files. `FILES` are all names there are.
+    """
+    spaces = {"labels": model.neglabel, "ens": model.ens, "vsnl": model.vsnl}
+    files = {name: content for bank, space in spaces.items() for name, content in space.bank(bank, model.encoder).items()}
+    place_of = {place: i for i, place in enumerate(as_lines(model.ens.labels).values())}
+    ranked = None if model.ens_ranked is None else [place_of[i] for i in model.ens_ranked.tolist() if i in place_of]
+    told = {name: [line for label in labels if (line := one_line(label))] for name, labels in (answers or {}).items()}
     content = {
-        "class_names": model.class_names, "lambda": model.weight, "threshold": model.decision.value, "answers": answers or {},
-        "ens_ranked": None if model.ens_ranked is None else model.ens_ranked.tolist(),
-        "settings": {name: model.hparams[name] for name in _SETTINGS},
+        "class_names": model.class_names, "lambda": model.weight, "threshold": model.decision.value, "answers": told,
+        "ens_ranked": ranked or None, "settings": {name: model.hparams[name] for name in _SETTINGS},
     }  # fmt: skip
-    write_atomically(folder / "spaces.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return {**files, "spaces.json": text.encode("utf-8", "backslashreplace")}  # of a lone surrogate: its escape in JSON
 
 
 def read_settings(folder: Path | str, class_names: list[str], settings: dict[str, Any]) -> dict[str, Any]:

@@ -56,11 +56,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def write_features(path: Path, texts: Sequence[str], rows: Rows, **metadata: str) -> None:
-    """Write texts with features `(n, d)` as safetensors, atomically."""
+def pack_features(texts: Sequence[str], rows: Rows, **metadata: str) -> bytes:
+    """Texts with features `(n, d)` as safetensors."""
     rows = np.ascontiguousarray(rows, np.float32)
     metadata |= {"texts": json.dumps(list(texts)), "sha256": hashlib.sha256(rows.tobytes()).hexdigest()}
-    write_atomically(path, save({"features": rows}, metadata))
+    return save({"features": rows}, metadata)
+
+
+def write_features(path: Path, texts: Sequence[str], rows: Rows, **metadata: str) -> None:
+    """Write texts with features `(n, d)` as safetensors, atomically."""
+    write_atomically(path, pack_features(texts, rows, **metadata))
 
 
 def read_texts(path: Path) -> list[str]:

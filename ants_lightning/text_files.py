@@ -70,6 +70,19 @@ def bad_character(text: str) -> str:
     return next((character for character in text if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")), "")
 
 
+def as_lines(texts: Sequence[str]) -> dict[str, int]:
+    r"""Texts as lines, each with its place. One that is no line is cleaned to one; it has none where nothing is left.
+
+    >>> as_lines(["a b", "a\nb", " ", "c\n"])
+    {'a b': 0, 'c': 3}
+    """
+    found = dict[str, int]()
+    for place, text in enumerate(texts):
+        if line := one_line(text) if bad_character(text.strip()) else text.strip():
+            found.setdefault(line, place)
+    return found
+
+
 def read_list(path: Path | str, what: str) -> list[str]:
     """The names or words of a file: its lines, as `read_lines` has them; or JSON, of one of the forms that data sets come with.
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from ants_lightning.exact import ExactBuffers
 from ants_lightning.plain import plain_path
 from ants_lightning.scoring import check_features, group_order
-from ants_lightning.text_cache import Rows, Shards, Table, read_features, tower_hash, write_atomically, write_features
-from ants_lightning.text_files import read_lines
+from ants_lightning.text_cache import Rows, Shards, Table, pack_features, read_features, tower_hash, write_atomically
+from ants_lightning.text_files import as_lines, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -232,25 +232,36 @@ class TextSpace(ExactBuffers):
         """Features `(n, d)` in the order of the groups (`scoring.group_order`)."""
         return self.features[group_order(len(self), self.num_groups).to(self.features.device)]
 
+    def bank(self, name: str, encoder: TextEncoder) -> dict[str, bytes]:
+        """The two files of a label bank by name (see `save`), none where there are no lines."""
+        lines = as_lines(self.labels)
+        if other := [text for place, text in enumerate(self.labels) if lines.get(text.strip()) != place]:
+            log.warning("%s: %s of %s texts are no lines and saved cleaned, or not: %r", name, len(other), len(self), other[0])
+        if not lines:
+            return {}
+        rows = self.features.float().cpu().numpy()[list(lines.values())]
+        return {
+            f"{name}.safetensors": pack_features(list(lines), rows, fingerprint=encoder.fingerprint),
+            f"{name}.txt": "".join(f"{line}\n" for line in lines).encode(),
+        }
+
     def save(self, folder: Path | str, name: str, encoder: TextEncoder) -> None:
         """Write a label bank: `<name>.txt`, a text a line, to be read, edited and shared, and `<name>.safetensors`, their features.
 
-        ValueError, and nothing written, for no texts, or one that is no line (blank, or with a line break in it).
+        A text that is no line (with a line break or another control character in it) is cleaned to one and keeps its features; one
+        of which nothing is left, or that is then there twice, is left out; a warning tells. ValueError, and nothing written, for no
+        texts.
 
         Args:
             folder: made where it isn't there.
             name: of both files.
             encoder: the one that made the features.
         """
-        if not self.labels:
+        files = self.bank(name, encoder)
+        if not files:
             raise ValueError(f"no texts to save as {name!r} in {str(folder)!r}")
-        for text in self.labels:
-            if text.splitlines() != [text] or not text.strip():
-                raise ValueError(f"{text!r} cannot be saved as a line")
-        path = Path(folder) / name
-        rows = self.features.float().cpu().numpy()
-        write_features(path.with_name(f"{name}.safetensors"), self.labels, rows, fingerprint=encoder.fingerprint)
-        write_atomically(path.with_name(f"{name}.txt"), "".join(f"{text}\n" for text in self.labels).encode())
+        for file, content in files.items():
+            write_atomically(Path(folder) / file, content)
 
     def load(self, folder: Path | str, name: str, encoder: TextEncoder) -> None:
         """Put the texts of a label bank in place of all others, those of `read_labels`.

@@ -259,14 +259,24 @@ def test_a_bank_larger_than_the_capacity_keeps_its_last_lines(clip, tmp_path):
     assert loaded(encoder, tmp_path, capacity=2).labels == LABELS[2:]
 
 
-@pytest.mark.parametrize("text", ["two\nlines", "carriage\r", "page\fbreak", "line\u2028separator", "", "  "])
-def test_a_text_that_is_no_line_is_not_saved(clip, tmp_path, text):
-    encoder = TextEncoder(clip, tokenizer)
-    space = TextSpace(16)
-    space.push(["good", text], torch.ones(2, 16))
-    with pytest.raises(ValueError) as error:
-        space.save(tmp_path, "labels", encoder)
-    assert repr(text) in str(error.value) and not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("two\nlines", "two lines"), ("carriage\r", "carriage"), ("page\fbreak", "page break"), ("line\u2028end", "line end"),
+     ("\ud83d dog", "dog"), ("esc \x1b[31mred", "esc [31mred"), ("", None), ("  ", None), ("\n", None), ("go\0od", None)],
+)  # fmt: skip
+def test_a_text_that_is_no_line_is_saved_as_one_with_its_features_or_left_out(clip, tmp_path, caplog, text, line):
+    encoder, space = TextEncoder(clip, tokenizer), TextSpace(16)
+    features = torch.nn.functional.normalize(torch.rand(3, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    space.push(["go od", text, "last"], features)
+    space.save(tmp_path, "labels", encoder)
+    found = loaded(TextEncoder(clip, tokenizer), tmp_path)
+    kept = [0, 2] if line is None else [0, 1, 2]
+    assert found.labels == ["go od", *([line] if line else []), "last"] and torch.equal(found.features, features[kept])
+    assert (f"labels: 1 of 3 texts are no lines and saved cleaned, or not: {text!r}" in caplog.text) == (text.strip() != line)
+    space.replace([text, " "], features[:2])
+    if line is None and text.isspace():
+        with pytest.raises(ValueError, match="no texts to save as 'labels'"):
+            space.save(tmp_path, "labels", encoder)
 
 
 def test_bad_label_banks_are_named_and_change_nothing(clip, tmp_path):
