@@ -56,7 +56,7 @@ class Detector(ExactBuffers, L.LightningModule):
     """
 
     def __init__(
-        self, model: str = "ViT-B-16-quickgelu", pretrained: str | None = "openai", class_names: list[str] | None = None,
+        self, model: str = "ViT-B-16-quickgelu", pretrained: str | None = "openai", class_names: list[str] | str | None = None,
         nouns: list[str] | str = (), adjectives: list[str] | str = (),  # type: ignore[assignment]
         keep: int | float = 0.15, percentile: float = 0.95,
         id_prompt: str = "The nice {}.", noun_prompt: str = "The nice {}.", adjective_prompt: str = "This is a {} photo.",
@@ -113,8 +113,8 @@ class Detector(ExactBuffers, L.LightningModule):
         if same := self.encoder.first_same([self.hparams["id_prompt"].format(name) for name in self.class_names]):
             first, second = (self.class_names[i] for i in same)
             raise ValueError(
-                f"class_names {first!r} and {second!r} are one to this model, whose tokenizer drops case, blanks and all beyond "
-                "its context: no image could ever be told to be of the second"
+                f"class_names {first!r} and {second!r} are one to this model: its tokenizer makes the same of both (case, blanks, "
+                "unknown words and what is beyond its context do not count), so that no image could be told to be of the second"
             )
         self.nouns = checked_words("nouns", self.hparams["nouns"], wordnet.nouns)
         self.adjectives = checked_words("adjectives", self.hparams["adjectives"], wordnet.adjectives)
