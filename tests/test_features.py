@@ -9,7 +9,8 @@ import torch
 from ants_lightning import ANTS, NegativeMemory, Report, demo
 from ants_lightning.cli import Trainer, main
 from ants_lightning.data import OODDataModule
-from ants_lightning.data.features import FeatureCache, FeatureStream, set_identity, tower_identity
+from ants_lightning.data.feature_files import FeatureCache, set_identity
+from ants_lightning.data.features import FeatureStream, tower_identity
 from ants_lightning.data.streams import MixedStream
 from ants_lightning.demo.controls import PerfectCaptions
 from ants_lightning.demo.scenery import SCENES, TEXTURES
@@ -98,7 +99,7 @@ def test_encoding_twice_encodes_once(folder, monkeypatch):
     monkeypatch.setattr(ANTS, "encode", fail)
     Trainer(**QUIET).encode(make_model(), make_data(folder))
     index = json.loads((folder / "index.json").read_text())
-    assert set(index) == {"id", "ood tex/tures", "ood scenes"} and index["id"]["n"] == 48
+    assert set(index["sets"]) == {"id", "ood tex/tures", "ood scenes"} and index["sets"]["id"]["n"] == 48
 
 
 def test_what_was_encoded_otherwise_is_refused_all_at_once(folder, tmp_path):
@@ -121,12 +122,14 @@ def test_what_was_encoded_otherwise_is_refused_all_at_once(folder, tmp_path):
 
 def test_a_set_is_known_by_its_paths_and_images():
     class Listed(demo.DrawnImages):
-        paths = ("a/1.png", "a/2.png")
+        paths = tuple(f"a/{i}.png" for i in range(40))
 
     drawn, listed = demo.DrawnImages(SCENES, 40, 0), Listed(SCENES, 40, 0)
     assert set_identity(drawn) == set_identity(demo.DrawnImages(SCENES, 40, 0)) != set_identity(listed)
-    listed.paths = ("b/1.png", "a/2.png")  # only the folder has moved
+    listed.paths = ("b/0.png", *listed.paths[1:])  # only the folder has moved
     assert set_identity(listed) == set_identity(Listed(SCENES, 40, 0))
+    listed.paths = listed.paths[:2]  # a column of another length is not one of the images
+    assert set_identity(listed) == set_identity(drawn)
 
 
 def test_the_command_encodes_and_tests(tmp_path, monkeypatch):

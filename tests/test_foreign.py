@@ -5,15 +5,17 @@ import json
 import lightning as L
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
 from ants_lightning.demo.shapes import ID_CLASSES, NEAR_CLASSES
 from ants_lightning.mllm import TransformersMLLM
+from ants_lightning.snapshots import Snapshots
 
 NOUNS, ADJECTIVES = demo.WORDS["nouns"], demo.WORDS["adjectives"]
 N = 36  # images of each kind
+FIRST = 2  # questions before the stream: a picture and a name
 
 
 class ForeignDataModule(L.LightningDataModule):
@@ -86,8 +88,8 @@ def make_trainer(folder, *callbacks):
     )  # fmt: skip
 
 
-def memory(mllm):
-    return NegativeMemory(mllm, refresh_every=2, min_images=20, delta=0.5)
+def memory(mllm, **settings):
+    return NegativeMemory(mllm, refresh_every=2, min_images=20, delta=0.5, **settings)
 
 
 def read(folder):
@@ -113,12 +115,12 @@ def test_foreign_module_end_to_end(tmp_path, several):
         assert stream["mllm_failures"] == 0
         assert stream["n_vsnl"] > 0
         assert set(stream["scores"]) == {"mcm", "neglabel", "ens", "vsnl", "ants"}
-    assert sum(stream["mllm_calls"] for stream in results["streams"].values()) == mllm.asked
+    assert sum(stream["mllm_calls"] for stream in results["streams"].values()) == mllm.asked - FIRST
     assert mllm.device == torch.device("cpu")
 
     # The images shown are those of the stream, de-normalised, each with its own predicted name, stream after stream.
     pixels = torch.cat([pixels for _, pixels in streams.values()]).int()
-    shown = torch.stack([pil_to_tensor(image) for image in mllm.images]).int()
+    shown = torch.stack([pil_to_tensor(image) for image in mllm.images[1:]]).int()
     distance = torch.stack([(pixels - image).abs().amax((1, 2, 3)) for image in shown])
     nearest, place = distance.min(1)
     assert nearest.max() <= 1
@@ -126,7 +128,7 @@ def test_foreign_module_end_to_end(tmp_path, several):
     assert set((place // (2 * N)).tolist()) == set(range(len(streams)))
     assert (place // (2 * N)).diff().ge(0).all()
     prediction = model(torch.cat([d.tensors[0] for d in data.values()]))["prediction"][place]
-    assert mllm.avoid == [ID_CLASSES[i] for i in prediction.tolist()]
+    assert mllm.avoid[1:] == [ID_CLASSES[i] for i in prediction.tolist()]
 
 
 def test_one_class_stream_is_refused_by_name_after_the_others_are_reported(tmp_path):
@@ -146,7 +148,7 @@ def test_mllm_that_raises_on_every_third_call_is_counted_and_asked_again(tmp_pat
     make_trainer(tmp_path, memory(mllm)).test(model, ForeignDataModule(mixed(model, 1)[0]), verbose=False)
     stream = read(tmp_path)["streams"]["test"]
     assert mllm.calls >= 3
-    assert stream["mllm_calls"] == mllm.asked
+    assert stream["mllm_calls"] == mllm.asked - FIRST
     assert stream["mllm_failures"] == mllm.failed > 0
     assert stream["n_vsnl"] > 0
     assert (stream["n_id"], stream["n_ood"]) == (N, N)
@@ -156,9 +158,10 @@ def test_mllm_that_raises_on_every_third_call_is_counted_and_asked_again(tmp_pat
 
 def test_mllm_that_always_raises_leaves_neglabel(tmp_path):
     model, mllm = make_model(), RecordingMLLM(fail_every=1)
-    make_trainer(tmp_path, memory(mllm)).test(model, ForeignDataModule(mixed(model, 1)[0]), verbose=False)
+    trainer = make_trainer(tmp_path, memory(mllm, on_failure="continue"))
+    trainer.test(model, ForeignDataModule(mixed(model, 1)[0]), verbose=False)
     stream = read(tmp_path)["streams"]["test"]
-    assert stream["mllm_failures"] == stream["mllm_calls"] == mllm.asked > 0
+    assert stream["mllm_failures"] == stream["mllm_calls"] == mllm.asked - 1 > 0  # the first question was a picture alone
     assert stream["scores"]["ants"] == pytest.approx(stream["scores"]["neglabel"], abs=1e-3)
 
 
@@ -169,6 +172,98 @@ def test_missing_mllm_folder_is_an_error_before_the_run(tmp_path, monkeypatch):
         trainer = make_trainer(tmp_path, memory(TransformersMLLM(str(folder))))
         trainer.test(model, ForeignDataModule(mixed(model, 1)[0]), verbose=False)
     assert not (tmp_path / "results.json").exists()
+
+
+class Batches:
+    """A loader that is no torch DataLoader: no data set, no batch size, and a length only where asked for."""
+
+    def __init__(self, data, size=10):
+        self.data, self.size = data, size
+
+    def __iter__(self):
+        for start in range(0, len(self.data), self.size):
+            yield tuple(column[start : start + self.size] for column in self.data.tensors)
+
+
+class SizedBatches(Batches):
+    def __len__(self):
+        return -(-len(self.data) // self.size)
+
+
+@pytest.mark.parametrize("kind", [Batches, SizedBatches])
+def test_a_loader_that_is_no_dataloader_gives_what_a_dataloader_gives(tmp_path, kind):
+    model = make_model()
+    data, _ = mixed(model, 1)
+    results = {}
+    for name, loader in (("torch", DataLoader(data, 10)), ("own", kind(data))):
+        (tmp_path / name).mkdir()
+        mllm = RecordingMLLM()
+        trainer = make_trainer(tmp_path / name, memory(mllm), Snapshots(every=3))
+        trainer.test(model, loader, verbose=False)
+        results[name] = read(tmp_path / name)["streams"]["test"]
+        assert (results[name]["n_id"], results[name]["n_ood"], len(mllm.images) > 1) == (N, N, True)
+    assert results["own"]["scores"] == results["torch"]["scores"]
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    predicted = trainer.predict(model, kind(data))
+    assert sum(len(batch["prediction"]) for batch in predicted) == 2 * N
+
+
+def test_a_foreign_set_with_attributes_of_our_names_is_no_stream_of_ours(tmp_path):
+    model = make_model()
+    data, _ = mixed(model, 1)
+    data.description, data.order = "seventy-two drawings", ["as drawn"]
+    make_trainer(tmp_path, Snapshots(every=3)).test(model, DataLoader(data, 10), verbose=False)
+    assert "stream" not in read(tmp_path)["streams"]["test"]
+
+
+@pytest.mark.parametrize("shape", ["dict in a dict", "list in a dict", "list in a list", "batches as loaders"])
+def test_nested_loaders_are_refused_in_words(tmp_path, shape):
+    model = make_model()
+    loader = DataLoader(mixed(model, 1)[0], 10)
+    batch = next(iter(loader))
+    loaders = {
+        "dict in a dict": {"near": {"a": loader}, "far": {"b": loader}}, "list in a dict": {"near": [loader]},
+        "list in a list": [[loader], loader], "batches as loaders": [batch, batch],
+    }[shape]  # fmt: skip
+    with pytest.raises(ValueError, match=r"may return one loader, a list of loaders, or a dict of loaders .* is a (dict|list)"):
+        make_trainer(tmp_path).test(model, loaders, verbose=False)
+
+
+def third(kind, n):
+    return {
+        "domain": torch.arange(n) // 30, "mask": (torch.arange(n) % 2).float(), "bool mask": torch.arange(n) % 2 == 0,
+        "weight": torch.linspace(0, 1, n), "constant": torch.zeros(n, dtype=torch.long), "negative": torch.arange(n) - 1,
+        "group of each batch": torch.arange(n) // 10 * 10 + torch.arange(n) % 10 // 2, "far off": torch.arange(n) * 1000,
+        "metadata": torch.arange(2 * n).view(n, 2), "place in the batch": torch.arange(n) % 10,
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize(
+    "kind", ["domain", "mask", "bool mask", "weight", "constant", "negative", "group of each batch", "metadata", "place in the batch",
+             "far off"],
+)  # fmt: skip
+def test_a_third_element_that_is_no_index_is_refused_in_words(tmp_path, kind, sized):
+    model = make_model()
+    data, _ = mixed(model, 1)
+    data = TensorDataset(*data.tensors, third(kind, len(data)))
+    loader = DataLoader(data, 10) if sized else Batches(data)
+    if (kind, sized) == ("far off", False):  # numbers of any size may be indices where the size is not known
+        make_trainer(tmp_path).test(model, loader, verbose=False)
+        return
+    with pytest.raises(ValueError, match=r"index.*must be the place of each image in its data set; leave out what is something else"):
+        make_trainer(tmp_path).test(model, loader, verbose=False)
+
+
+def test_an_index_in_any_order_and_of_a_part_of_a_set_is_taken(tmp_path):
+    model = make_model()
+    data, _ = mixed(model, 1)
+    data = TensorDataset(*data.tensors, torch.arange(len(data)))
+    part = Subset(Subset(data, range(len(data) - 1, 0, -1)), list(range(0, 60, 2)))
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    for _ in range(2):  # a run does not know the indices of the one before
+        predicted = trainer.predict(model, DataLoader(part, 7))
+        assert torch.cat([batch["index"] for batch in predicted]).tolist() == list(range(2 * N - 1, 0, -1))[:60:2]
 
 
 def test_label_beyond_the_class_names(tmp_path):

@@ -114,11 +114,12 @@ def stream_of(loader: Any) -> Any | None:
 
 
 def places_of(loader: Any) -> int | None:
-    """How many places the indices of a loader's batches are from; None where it is not known. Parts count as the whole set."""
+    """How many places the indices of a loader's batches are from, of a part of a data set those of the whole; None: not known."""
     dataset = dataset_of(loader)
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    return None if isinstance(dataset, IterableDataset) else size_of(dataset)
+    one_by_one = getattr(loader, "batch_sampler", None) is not None  # else an item of the data set may be a batch
+    return size_of(dataset) if one_by_one and not isinstance(dataset, IterableDataset) else None
 
 
 def stream_loaders(trainer: L.Trainer) -> dict[str, Any]:
