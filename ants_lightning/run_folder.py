@@ -140,10 +140,14 @@ class RunFolder:
     def is_ours(self, name: str) -> bool:
         """Whether a file may be written: it is not there, or is as a run wrote it."""
         path = self.path / name
-        if not os.path.lexists(path):
+        if self.is_free(name):
             return True
         known = self._files.get(name, [])
         return bool(known) and path.is_file() and not path.is_symlink() and (_GROWING in known or _hash(path) in known)
+
+    def is_free(self, name: str) -> bool:
+        """Whether nothing is there under this name."""
+        return not os.path.lexists(self.path / name)
 
     def _own(self, hashes: Mapping[str, str]) -> None:
         """Take files in the list, before they are written: a run that is killed between leaves none that is nobody's."""
