@@ -198,7 +198,7 @@ class Report(L.Callback):
 
 def _limits(trainer: L.Trainer) -> dict[str, Any]:
     """What tells that these are not the results of whole streams; nothing where they are."""
-    limit = trainer.limit_test_batches  # type: ignore[attr-defined]
+    limit = trainer.limit_test_batches
     whole = isinstance(limit, float) and limit == 1  # as an integer: one batch
     return {} if whole else {"limited": {"limit_test_batches": limit}}
 

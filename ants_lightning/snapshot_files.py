@@ -4,8 +4,9 @@ import hashlib
 import json
 import math
 import os
-import shutil
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,34 @@ def read_share(folder: Path, rank: int) -> tuple[dict[str, Any], dict[str, Tenso
 
 
 def list_snapshots(root: Path) -> list[Path]:
-    """The snapshot folders below `root`, newest first."""
-    found = [path for path in root.glob("*") if path.name.isdecimal() and path.is_dir()]
+    """The snapshot folders below `root`, newest first: of a number, and with nothing in them but files of ranks."""
+    found = [path for path in _numbered(root) if _only_shares(path) and any(path.iterdir())]
     return sorted(found, key=lambda path: int(path.name), reverse=True)
+
+
+def next_serial(root: Path) -> int:
+    """A number that is above all that are taken below `root`, by snapshots or anything else."""
+    return 1 + max((int(path.name) for path in _numbered(root)), default=0)
+
+
+def _numbered(root: Path) -> list[Path]:
+    return [path for path in root.glob("*") if re.fullmatch("[0-9]{1,18}", path.name)]
+
+
+def _only_shares(folder: Path) -> bool:
+    """Whether it is a folder with nothing but files of ranks, or nothing at all."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(re.fullmatch(r"rank[0-9]+\.(json|safetensors)", path.name) and path.is_file() for path in folder.iterdir())
+
+
+def remove(folder: Path) -> None:
+    """Remove a snapshot, or what there is of one, file by file; it stays where something else is in it, or the disk refuses."""
+    with suppress(OSError):
+        if _only_shares(folder):
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
 
 
 def partial(root: Path, serial: int) -> Path:
@@ -131,13 +157,14 @@ def publish(root: Path, serial: int, world: int, keep: int) -> None:
     for old in list_snapshots(root)[keep:]:
         going = root / f"{_PARTIAL}{old.name}"  # never half a snapshot under its name
         old.rename(going)
-        shutil.rmtree(going, ignore_errors=True)
+        remove(going)
 
 
 def sweep(root: Path) -> None:
     """Remove what was being written or removed when a run was killed."""
     for path in root.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.name.removeprefix(_PARTIAL).isdecimal():
+            remove(path)
 
 
 def _sync_folder(folder: Path) -> None:

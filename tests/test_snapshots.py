@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 
 import lightning as L
 import pytest
@@ -16,6 +17,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
+from ants_lightning import snapshot_files as files
 from ants_lightning.configuration import differences
 from ants_lightning.snapshot_files import list_snapshots, pack, partial, publish, read_share, sweep, unpack, write_share
 from ants_lightning.snapshots import Snapshots
@@ -96,6 +98,30 @@ def test_snapshots_appear_whole_and_the_newest_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000010", "000011", "000012"]
 
 
+def test_nothing_but_snapshots_is_listed_or_removed(tmp_path):
+    elsewhere, root = tmp_path / "elsewhere", tmp_path / "snapshots"
+    write_share(elsewhere, 0, {}, {})
+    write_share(root / "000004", 0, {}, {})
+    write_share(root / "000007", 0, {}, {})
+    theirs = ["000007/note.txt", "2024/monday.jpg", ".partial-000003/mine", ".partial-old/rank0.json", "000002", "rank0.json"]
+    for name in theirs:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("precious")
+    (root / "000001").mkdir()
+    (root / "000008").symlink_to(elsewhere)
+    (root / "000003" / "rank0.json").mkdir(parents=True)
+    write_share(partial(root, 9), 0, {}, {})
+    assert [path.name for path in list_snapshots(root)] == ["000004"] and files.next_serial(root) == 2025
+    sweep(root)
+    for path in [*root.iterdir(), elsewhere / "rank0.json"]:
+        if path.name not in ("000001", ".partial-old"):  # both could be ours, by what is in them
+            files.remove(path)
+    left = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir() or path.is_symlink())
+    assert left == sorted([*theirs, "000007/rank0.json", "000007/rank0.safetensors", "000008"])
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["rank0.json", "rank0.safetensors"]
+    assert (root / "000003" / "rank0.json").is_dir() and not partial(root, 9).exists() and not (root / "000004").exists()
+
+
 def test_differences_are_named():
     then = {"memory": {"gamma": 0.9, "eta": 0.5, "mllm": None}, "class_names": ["dog", "cat"], "streams": {"a": {"n": 1}}}
     now = {"memory": {"gamma": 0.8, "eta": 0.5, "delta": 1}, "class_names": ["dog", "cow"], "streams": {"b": {"n": 1}}}
@@ -158,8 +184,8 @@ class Job:
     def __init__(self, folder):
         self.folder, self.snapshots = folder, folder / "snapshots"
 
-    def run(self, at=None, every=2, resume=None, keep=2, last=False, model=None, data=None, **memory):
-        memory = NegativeMemory(Namer(), **{"refresh_every": 2, "min_images": 8, "delta": 0.5, "ens_size": 12, **memory})
+    def run(self, at=None, every=2, resume=None, keep=2, last=False, model=None, data=None, mllm=None, **memory):
+        memory = NegativeMemory(mllm or Namer(), **{"refresh_every": 2, "min_images": 8, "delta": 0.5, "ens_size": 12, **memory})
         self.callback, self.at = Snapshots(every, resume, keep), at or At()
         callbacks = [memory, self.at, Report()]
         trainer = L.Trainer(
@@ -247,6 +273,41 @@ def test_before_a_batch_is_done_there_is_the_snapshot_of_the_start(job, whole, k
     assert job.run(resume="auto") == whole and job.at.seen == 18
 
 
+def test_files_of_others_stay_in_the_folder(job, whole):
+    theirs = [job.snapshots / name for name in ("monday.jpg", "2024/03/photo.jpg", "7/rank0.json", ".partial-8/notes")]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("precious")
+    (job.snapshots / "7" / "and more").touch()
+    seen = []
+    assert job.run(At(9, lambda: seen.extend(job.serials()))) == whole and seen == [2029, 2028]
+    assert all(path.read_text() == "precious" for path in theirs) and not job.serials()
+
+
+def test_a_file_in_the_place_of_the_folder_costs_the_snapshots(job, whole, caplog):
+    job.folder.mkdir()
+    job.snapshots.write_text("precious")
+    assert job.run() == whole and job.snapshots.read_text() == "precious"
+    assert job.callback.n_failed == 9 and caplog.text.count("a snapshot could not be written") == 1
+
+
+def test_a_folder_that_was_there_stays_and_ours_goes(job, whole):
+    job.snapshots.mkdir(parents=True)
+    assert job.run() == whole and job.snapshots.is_dir()
+    job.snapshots.rmdir()
+    job.interrupt(3)
+    job.run(resume="auto")
+    assert job.at.seen == 16 and not job.snapshots.exists()
+
+
+def test_fast_dev_run_writes_nothing_and_leaves_snapshots_alone(again, caplog):
+    before = sorted(again.folder.rglob("*"))
+    trainer = L.Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False, default_root_dir=again.folder,
+                        callbacks=[Snapshots(every=1, resume="auto"), Report()])  # fmt: skip
+    trainer.test(again.make_model(), demo.DemoDataModule(seed=3, n_id=12, n_ood=12, batch_size=4), verbose=False)
+    assert sorted(again.folder.rglob("*")) == before
+
+
 def test_a_run_with_snapshots_of_an_earlier_one_counts_on(again, whole):
     assert again.serials() == [3, 2]  # after two batches and, as the fifth failed, after four
     (again.folder / "mllm.jsonl").unlink()
@@ -263,17 +324,85 @@ def test_keyboard_interrupt(job, whole):
     assert job.run(resume="auto") == whole
 
 
-def test_sigterm_ends_the_run_at_the_next_batch(job, whole):
+def test_sigterm_ends_the_run_at_once_and_the_batch_is_done_again(job, whole, caplog):
     told, before = [], signal.signal(signal.SIGTERM, lambda *_: told.append("the user's handler"))
     try:
         with pytest.raises(SIGTERMException) as end:
             job.run(At(9, lambda: os.kill(os.getpid(), signal.SIGTERM)), every=1000)
-        assert end.value.code == 143 and job.position() == [6, 3] and told == ["the user's handler"]
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert len(told) == 2  # is back
+        assert end.value.code == 143 and job.position() == [6, 2] and told == ["the user's handler"]
+        assert "SIGTERM: the run ends after [6, 2] batches" in caplog.text
+        assert job.run(resume="auto") == whole and job.at.seen == 10
+        for times in (2, 3):  # the user's handler is back
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert len(told) == times
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert job.run(resume="auto") == whole and job.at.seen == 9
+
+
+class Terminated(Namer):
+    """Gets SIGTERM at the n-th call of a kind, and would then hang."""
+
+    def __init__(self, kind, n):
+        self.kind, self.left = kind, n
+
+    def tick(self, kind):
+        self.left -= kind == self.kind
+        if kind == self.kind and self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(100)
+
+    def setup(self, device):
+        self.tick("setup")
+
+    def describe(self, images, avoid):
+        self.tick("describe")
+        return super().describe(images, avoid)
+
+    def similar_classes(self, names, count=5, images=None):
+        self.tick("similar")
+        return super().similar_classes(names, count, images)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["before the memory", "after it"])
+@pytest.mark.parametrize(
+    ("kind", "n", "position"),
+    [("setup", 1, None), ("describe", 1, None), ("describe", 2, [1]), ("similar", 3, [3]), ("describe", 6, [6, 3])],
+)
+def test_sigterm_ends_the_run_while_the_mllm_is_at_work(job, whole, kind, n, position, last):
+    """The first description and the first names are asked for before the stream."""
+    start = time.monotonic()
+    with pytest.raises(SIGTERMException) as end:
+        job.run(mllm=Terminated(kind, n), every=1000, last=last)
+    assert time.monotonic() - start < 60 and end.value.code == 143
+    assert (job.position() if position else job.serials() or None) == position
+    assert job.run(resume="auto", last=last) == whole
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_sigterm_does_no_harm(job, whole, monkeypatch):
+    """Here it comes while the first has a snapshot written."""
+    write = files.write_share
+
+    def write_late(*args):
+        if job.at.seen == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return write(*args)
+
+    monkeypatch.setattr(files, "write_share", write_late)
+    with pytest.raises(SIGTERMException):
+        job.run(At(9, lambda: os.kill(os.getpid(), signal.SIGTERM)), every=1000)
+    assert job.position() == [6, 2] and job.run(resume="auto") == whole
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_sigterm_where_no_exception_gets_out_of_ends_the_run_at_the_next_batch(job, whole):
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SIGTERMException):
+        job.run(At(9, lambda: Dying() and None), every=1000)
+    assert job.position() == [6, 3] and job.run(resume="auto") == whole and job.at.seen == 9
 
 
 def test_sigterm_while_batches_are_skipped(again, whole):
