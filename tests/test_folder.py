@@ -1,6 +1,9 @@
 """The unlabelled images of a folder, as files of every kind."""
 
+import os
+
 import lightning as L
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -96,3 +99,28 @@ def test_no_folder_and_no_image_are_errors(tmp_path):
     (tmp_path / "empty" / "readme.md").write_text("")
     with pytest.raises(FileNotFoundError, match=r"no images in the folder.*empty"):
         predict(FolderDataModule(str(tmp_path / "empty"), ID_CLASSES), tmp_path)
+
+
+def test_what_a_folder_holds_besides_is_left_out_and_told(folder, tmp_path, caplog):
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints/0-checkpoint.png").write_bytes((folder / "0.png").read_bytes())
+    (folder / "away").symlink_to(folder / "b")  # in the folder already
+    os.mkfifo(folder / "pipe.png")
+    _, batches = predict(FolderDataModule(str(folder), ID_CLASSES, batch_size=4, num_workers=0), tmp_path)
+    assert [path for batch in batches for path in batch["path"]] == [str(folder / name) for name in NAMES if "torn" not in name]
+    (told,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert "1 hidden" in told and "1 no regular files" in told and "1 links to a folder that is taken already" in told
+
+
+def test_a_thin_image_is_scored_by_its_middle(tmp_path):
+    (tmp_path / "lines").mkdir()
+    Image.new("RGB", (1, 30_000), (250, 0, 0)).save(tmp_path / "lines/line.png")
+    Image.new("RGB", (9, 9), (250, 0, 0)).save(tmp_path / "lines/square.png")
+    _, (batch,) = predict(FolderDataModule(str(tmp_path / "lines"), ID_CLASSES, num_workers=0), tmp_path)
+    assert batch["features"][0].tolist() == pytest.approx(batch["features"][1].tolist(), abs=1e-5)
+
+
+def test_paths_of_a_table_are_taken_by_position(folder):
+    paths = pd.Series([str(folder / name) for name in NAMES if "torn" not in name]).sample(frac=1, random_state=0)
+    images = FolderImages(paths, lambda image: image)
+    assert [images[i]["path"] for i in range(len(images))] == paths.tolist()

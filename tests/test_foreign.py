@@ -241,7 +241,8 @@ def third(kind, n):
 @pytest.mark.parametrize("sized", [True, False])
 @pytest.mark.parametrize(
     "kind",
-    ["domain", "mask", "bool mask", "weight", "constant", "negative", "group of each batch", "metadata", "place in the batch", "far off"],
+    ["domain", "mask", "bool mask", "weight", "constant", "negative", "group of each batch", "metadata", "place in the batch",
+     "far off"],
 )  # fmt: skip
 def test_a_third_element_that_is_no_index_is_refused_in_words(tmp_path, kind, sized):
     model = make_model()

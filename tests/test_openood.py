@@ -377,3 +377,67 @@ def test_photographs_through_the_command_end_in_a_full_table(tmp_path, monkeypat
     assert digest == results["streams"]["scenes"]["stream"]["order_sha256"]
     shown = capsys.readouterr().out
     assert "near_animals (near)" in shown and "tanl" in shown and "mean" in shown
+
+
+def lists_of(root, text, encoding="utf-8"):
+    (root / "ood").mkdir(exist_ok=True)
+    for i in range(3):
+        Image.new("RGB", (8, 8)).save(root / f"ood/{i} à.png")
+    (root / "ood.txt").write_bytes(text.encode(encoding))
+    (root / "id.txt").write_text("ood/0 à.png 0\n", "utf-8")
+    return OpenOODDataModule(str(root), "cifar10", near={"x": "ood.txt"}, far={}, id_lists=["id.txt"])
+
+
+LINES = "".join(f"ood/{i} à.png -1\n" for i in range(3))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\n"])
+def test_lists_with_marks_and_line_ends_of_other_systems_are_read(tmp_path, encoding, end):
+    data = lists_of(tmp_path, LINES.replace("\n", end), encoding)
+    assert data.ood_sets["x"].paths == [str(tmp_path / f"ood/{i} à.png") for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "match"),
+    [
+        ("\n" + LINES, "latin-1", r"ood\.txt: 1 bad lines; line 2 is not UTF-8: b'\\xe0"),
+        (LINES, "utf-16-le", r"ood\.txt: 1 bad lines; .*UTF-8"), (LINES + "ood/1\0.png -1", "utf-8", r"ood\.txt: 1 bad lines; .*NUL"),
+        (LINES + "ood/1.png " + "9" * 5000, "utf-8", "line 4 has no label"),
+    ],
+)  # fmt: skip
+def test_lists_of_other_encodings_are_named_with_the_line(tmp_path, text, encoding, match):
+    with pytest.raises(ValueError, match=match):
+        lists_of(tmp_path, text, encoding)
+
+
+def test_a_list_that_is_no_file_is_never_opened(tmp_path):
+    lists_of(tmp_path, LINES)
+    for name in ("pipe.txt", "folder.txt", "gone.txt"):
+        {"p": os.mkfifo, "f": os.mkdir, "g": lambda path: os.symlink("/mnt/not-mounted", path)}[name[0]](tmp_path / name)
+        with pytest.raises(FileNotFoundError, match=f"{name}: no such list"):
+            OpenOODDataModule(str(tmp_path), "cifar10", near={"x": name}, far={}, id_lists=["id.txt"])
+
+
+def test_links_to_nothing_pipes_and_folders_are_missing_images(tmp_path):
+    lists_of(tmp_path, LINES)
+    (tmp_path / "real.png").symlink_to(tmp_path / "ood/0 à.png")
+    (tmp_path / "gone.png").symlink_to("/mnt/not-mounted/0.png")
+    (tmp_path / "round.png").symlink_to(tmp_path / "round.png")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    names = ["real.png", "gone.png", "round.png", "folder.png", "pipe.png", "n" * 300 + "/a.png"]
+    (tmp_path / "ood.txt").write_text("".join(f"{name} -1\n" for name in names))
+    with pytest.raises(FileNotFoundError, match=r"ood\.txt: 5 of 6 images missing, first .*gone\.png, .*round\.png, .*folder"):
+        OpenOODDataModule(str(tmp_path), "cifar10", near={"x": "ood.txt"}, far={}, id_lists=["id.txt"])
+
+
+def test_a_folder_of_linked_class_folders_is_found_whole(tmp_path):
+    lists_of(tmp_path, LINES)
+    (tmp_path / "away").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "away/a.jpe", "JPEG")
+    (tmp_path / "Textures/images/here").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "Textures/images/here/b.gif")
+    (tmp_path / "Textures/images/dotted").symlink_to(tmp_path / "away")
+    data = OpenOODDataModule(str(tmp_path), "cifar10", near={"x": "Textures"}, far={}, id_lists=["id.txt"])
+    assert [Path(path).name for path in data.ood_sets["x"].paths] == ["a.jpe", "b.gif"]

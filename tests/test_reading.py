@@ -1,5 +1,7 @@
 """Faulty and odd image files, through data sets and loaders."""
 
+import resource
+import zipfile
 from pathlib import Path
 
 import lightning as L
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from faulty import GREY, GREY8, Faults, drawing, expected
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
@@ -15,6 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from ants_lightning import ANTS, demo
 from ants_lightning.data import HFDataset, ImageList, MixedStream
 from ants_lightning.data.columns import label_of, path_of
+from ants_lightning.data.huggingface import _decode
 from ants_lightning.data.reading import collate, log_lost, open_image, to_rgb
 from ants_lightning.demo.scenery import SCENES
 from ants_lightning.demo.shapes import ID_CLASSES
@@ -148,3 +151,69 @@ def test_of_each_kind_of_loss_the_first_is_logged(caplog):
     messages = [record.getMessage() for record in caplog.records]
     assert [message.split("): ")[1] for message in messages] == ["0.png OSError: a", "1.png EOFError: b"]
     assert told == {"OSError": "OSError: a", "EOFError": "EOFError: b"}
+
+
+@pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1), (3, 20_000), (7, 225), (2, 65)])
+def test_of_a_long_line_the_middle_is_read(tmp_path, size):
+    pixels = np.zeros((*size[::-1], 3), np.uint8)
+    long = int(size[0] > size[1])
+    pixels[..., 0] = np.expand_dims(np.arange(max(size)) % 251, 1 - long)
+    Image.fromarray(pixels).save(tmp_path / "line.png")
+    read = np.asarray(open_image(tmp_path / "line.png"))
+    most = 32 * min(size)
+    assert sorted(read.shape[:2]) in ([min(size), most], [min(size), most + 1])
+    cut = (max(size) - max(read.shape)) // 2
+    keep = slice(cut, cut + max(read.shape))
+    assert np.array_equal(read, pixels[keep] if not long else pixels[:, keep])
+
+
+@pytest.mark.parametrize("size", [(1, 32), (64, 2), (5, 160), (40, 30), (1, 1)])
+def test_images_of_usual_shapes_are_read_whole(size):
+    image = Image.effect_noise(size, 90).convert("RGB")
+    assert to_rgb(image).tobytes() == image.tobytes()
+
+
+def test_a_thin_image_costs_no_memory_in_any_set_for_the_model_and_the_mllm():
+    model, thin = ANTS(demo.CLIP), [(Image.new("RGB", (1, 30_000)), 0), (Image.new("P", (30_000, 1)), 0)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    stream = MixedStream(thin, thin, model.preprocess)
+    for i in range(4):
+        assert stream[i]["image"].shape == (3, 64, 64) and max(stream.raw_image(i).size) <= 33
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_exif_turns_no_picture_wherever_it_comes_from(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for suffix in ("jpg", "png", "webp"):
+        Image.new("RGB", (40, 20), (255, 0, 0)).save(tmp_path / f"a.{suffix}", exif=exif)
+        with Image.open(tmp_path / f"a.{suffix}") as image:
+            shown = to_rgb(image)
+            assert shown.size == (40, 20) and ImageOps.exif_transpose(image).size == (20, 40)
+            assert ImageOps.exif_transpose(shown).size == (40, 20)  # nor later: processors of MLLMs obey EXIF
+    datasets = pytest.importorskip("datasets")
+    blob = (tmp_path / "a.jpg").read_bytes()
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    rows = {"image": [{"bytes": blob, "path": None}, {"bytes": None, "path": str(tmp_path / "a.jpg")}], "label": [0, 1]}
+    datasets.Dataset.from_dict(rows, features=kinds).save_to_disk(str(tmp_path / "rows"))
+    data = HFDataset(str(tmp_path / "rows"))
+    assert [data[i][0].size for i in range(2)] == [(40, 20)] * 2
+    assert ImageList([str(tmp_path / "a.jpg")], [0])[0][0].size == (40, 20)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(tmp_path / "a.jpg", "in/a.jpg")
+    row = {"bytes": None, "path": f"zip://in/a.jpg::{tmp_path}/all.zip"}
+    assert _decode(row).size == (40, 20) and _decode(None) is None
+    assert datasets.Dataset.from_dict({"image": ["no image"]}).features  # a column of another kind stays as it is
+
+
+def test_labels_of_a_hugging_face_set_that_are_none_are_named(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    for labels, kind, shown in ((["bell", "cow"], "string", "'bell'"), ([None, 1], "int64", "None"), ([-1, 1], "int64", "-1")):
+        kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
+        folder = str(tmp_path / shown.strip("'"))
+        datasets.Dataset.from_dict({"image": [drawing(), drawing(1)], "label": labels}, features=kinds).save_to_disk(folder)
+        data = HFDataset(folder)
+        stream = MixedStream(data, demo.DrawnImages(SCENES, 2, 0), pil_to_tensor, order="id_first")
+        with pytest.raises(ValueError, match=rf"image 0 of the ID set.*label {shown}"):
+            [stream[i] for i in range(2)]
+        assert MixedStream(demo.DrawnImages(SCENES, 2, 0), data, pil_to_tensor, order="id_first")[3]["label"] == -1

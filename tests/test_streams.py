@@ -3,9 +3,13 @@ import json
 import struct
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import ConcatDataset, Subset
+from torchvision.transforms.functional import pil_to_tensor
 
 from ants_lightning.data import MixedStream, OODDataModule
 from ants_lightning.data.streams import apportion, stream_counts, stream_order
@@ -263,3 +267,48 @@ def test_class_names_from_the_set_a_list_or_a_file(tmp_path):
         names.write_text(text)
         with pytest.raises(ValueError, match=match):
             OODDataModule(named, ood, class_names=str(names))
+
+
+class Items(torch.utils.data.Dataset):
+    """Images with labels of any kind, and paths of any kind."""
+
+    def __init__(self, labels, paths=None):
+        self.given = labels
+        if paths is not None:
+            self.paths = paths
+
+    def __len__(self):
+        return len(self.given)
+
+    def __getitem__(self, i):
+        return Image.new("RGB", (4, 4), (i, 0, 0)), self.given[i]
+
+
+@pytest.mark.parametrize("label", ["bell", None, float("nan"), 0.5, True, {"boxes": 1}, torch.zeros(3), np.array([0, 1])])
+def test_id_labels_that_are_no_numbers_are_named_before_the_run(label):
+    for first in (True, False):
+        known, unknown = Items([label, 0] if first else [0, label]), Items(["cat"])
+        data = OODDataModule(known, {"a": unknown}, transform=pil_to_tensor, num_workers=0)
+        match = rf"image {int(not first)} of the ID set \(Items\) has the label .*must be a number 0…C-1"
+        if first:
+            with pytest.raises(ValueError, match=match):
+                data.setup("test")
+        else:
+            data.setup("test")
+            with pytest.raises(ValueError, match=match):
+                [data.streams["a"][i] for i in range(3)]
+
+
+@pytest.mark.parametrize("wrap", [list, tuple, np.array, torch.tensor, lambda labels: torch.tensor(labels).float()])
+def test_labels_of_any_whole_number_are_the_same(wrap):
+    stream = MixedStream(Items(wrap([2, 0, 1])), Items(["cat"]), np.asarray, order="id_first")
+    assert {stream[i]["image"][0, 0, 0]: stream[i]["label"] for i in range(3)} == {0: 2, 1: 0, 2: 1}
+    assert all(type(stream[i]["label"]) is int for i in range(4)) and stream[3]["label"] == -1
+
+
+def test_each_image_has_its_own_path_in_parts_and_chains_of_sets():
+    table = pd.Series([f"{i}.png" for i in range(6)], index=[3, 1, 0, 5, 2, 4])
+    whole = Items([0] * 6, table)
+    chain = ConcatDataset([Subset(Subset(whole, [5, 3, 1]), [2, 0]), whole])
+    stream = MixedStream(chain, whole, np.asarray)
+    assert stream.has_paths and {stream[i]["path"] == f"{stream[i]['image'][0, 0, 0]}.png" for i in range(len(stream))} == {True}

@@ -164,7 +164,8 @@ class MixedStream(Dataset):
 class OODDataModule(L.LightningDataModule):
     """Test streams from map-style data sets: the ID set mixed with each OOD set, or with several together.
 
-    No OOD set, a name in both groups, fewer class names than classes, or a `mix` of unknown or repeated sets is a ValueError.
+    No OOD set, a name in both groups, fewer class names than classes, or a `mix` of unknown or repeated sets is a ValueError; so
+    is, at set-up, a first ID image of which the label is no number from 0 on.
 
     Args:
         id_set: data set of `(PIL image, label)`.
@@ -222,6 +223,9 @@ class OODDataModule(L.LightningDataModule):
             return
         model: Any = self.trainer and self.trainer.lightning_module  # with a transform of its own it needs no trainer
         transform = self.transform or model.preprocess
+        _, label, why = read_item(self.id_set, 0, lambda image: image)  # before anything is loaded
+        if not why:
+            id_label(label, 0, self.id_set)
         self.streams: dict[str, MixedStream | FeatureStream] = {}
         for name, members in self._members().items():
             sets = {member: self.ood_sets[member] for member in members}
