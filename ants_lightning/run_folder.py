@@ -229,7 +229,7 @@ _folders = WeakKeyDictionary[L.Trainer, dict[Path, RunFolder]]()
 
 def run_folder(trainer: L.Trainer, path: Path | None = None) -> RunFolder:
     """The folder that the runs of a trainer write to: `trainer.default_root_dir`, or another; one object for all who ask."""
-    path = Path(path or trainer.default_root_dir)
+    path = Path(os.path.abspath(path or trainer.default_root_dir))
     folder = _folders.setdefault(trainer, {}).setdefault(path, RunFolder(path))
     folder.is_first_rank = trainer.is_global_zero
     return folder

@@ -17,11 +17,13 @@ import torch
 from pyarrow import parquet
 from torch.utils.data import DataLoader
 
-from ants_lightning import ANTS, NegativeMemory, PredictionWriter, demo, predictions
+from ants_lightning import ANTS, NegativeMemory, PredictionWriter, demo, prediction_files, predictions
 from ants_lightning.data import FolderDataModule
 from ants_lightning.demo.controls import PerfectCaptions
 from ants_lightning.demo.shapes import ID_CLASSES
-from ants_lightning.predictions import AFTER, BEFORE, FORMATS, merge, rows_of
+from ants_lightning.prediction_files import AFTER, BEFORE, FORMATS, merge
+from ants_lightning.predictions import rows_of
+from ants_lightning.run_folder import RunFolder
 
 SCORES = ["mcm", "neglabel", "ens", "vsnl", "ants"]
 KINDS = ["csv", "parquet"]
@@ -34,6 +36,10 @@ def predict(data, folder, *callbacks, loaders=None, **settings):
         default_root_dir=folder,
     )  # fmt: skip
     return trainer.predict(model, datamodule=data, dataloaders=loaders)
+
+
+def visible(folder):
+    return sorted(path.name for path in Path(folder).iterdir() if not path.name.startswith(".ants_lightning."))
 
 
 def read(path):
@@ -72,7 +78,7 @@ def test_the_file_holds_what_the_model_gave_to_the_last_digit(small_demo, tmp_pa
     assert list(rows[0]) == [*BEFORE, *SCORES, *AFTER]
     assert all(row["is_ood"] == (row["ants"] >= row["threshold"]) for row in rows)
     assert len({row["lambda"] for row in rows}) > 3 < len({row["threshold"] for row in rows})
-    assert os.listdir(tmp_path / "some") == [f"where.{kind}"]
+    assert visible(tmp_path / "some") == [f"where.{kind}"]
 
 
 def odd_folder(folder, n=11):
@@ -126,26 +132,32 @@ class Failing(L.Callback):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_an_exception_the_part_holds_what_was_computed(small_demo, tmp_path, kind):
-    (tmp_path / f"p.{kind}").write_text("of an earlier run")
-    failing = Failing()
+    predict(small_demo, tmp_path, PredictionWriter(f"p.{kind}"), num_groups=3)
+    earlier, failing = (tmp_path / f"p.{kind}").read_bytes(), Failing()
     with pytest.raises(KeyError, match="power"):
         predict(small_demo, tmp_path, failing, PredictionWriter(f"p.{kind}"))
     rows = read(tmp_path / f"p.rank0.{kind}")
-    assert [row["index"] for row in rows] == list(range(48)) and not (tmp_path / f"p.{kind}").exists()
+    assert [row["index"] for row in rows] == list(range(48)) and (tmp_path / f"p.{kind}").read_bytes() == earlier
     if kind == "csv":
         assert failing.written == [0, 16, 32, 48]
     predict(small_demo, tmp_path, PredictionWriter(f"p.{kind}"))
-    assert len(read(tmp_path / f"p.{kind}")) == 384 and not list(tmp_path.glob("p.rank*"))
+    assert len(read(tmp_path / f"p.{kind}")) == 384 and visible(tmp_path) == [f"p.{kind}"]
+    assert (tmp_path / f"p.{kind}").read_bytes() != earlier
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stream_in_another_order_is_sorted_in_pieces(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(predictions, "PIECE", 7)
-    monkeypatch.setattr(predictions, "ROWS", 5)
+    monkeypatch.setattr(prediction_files, "PIECE", 7)
+    monkeypatch.setattr(prediction_files, "ROWS", 5)
     order = random.Random(0).sample(range(50), 50)
+    first = [i for i in order if i < 20]
     images = torch.rand(50, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     rows = [{"image": images[i], "index": i} for i in order]
-    loaders = [DataLoader(rows[:20], batch_size=4), DataLoader(rows, batch_size=4), DataLoader(images, batch_size=8)]
+    loaders = [
+        DataLoader([row for row in rows if row["index"] in first], batch_size=4),
+        DataLoader(rows, batch_size=4),
+        DataLoader(images, batch_size=8),
+    ]
     streams = predict(None, tmp_path, PredictionWriter(f"p.{kind}"), loaders=loaders, class_names=ID_CLASSES)
     found = [(row["stream"], row["index"], row["ants"]) for row in read(tmp_path / f"p.{kind}")]
     wanted = []
@@ -153,7 +165,7 @@ def test_a_stream_in_another_order_is_sorted_in_pieces(tmp_path, monkeypatch, ki
         pairs = [zip(batch["index"].tolist(), batch["scores"]["ants"].tolist(), strict=True) for batch in stream]
         wanted += [(name, *pair) for pair in sorted(pair for batch in pairs for pair in batch)]
     assert found == wanted and [index for _, index, _ in found[-50:]] == list(range(50))
-    assert os.listdir(tmp_path) == [f"p.{kind}"]
+    assert visible(tmp_path) == [f"p.{kind}"]
 
 
 def some_rows(n, streams=("b", "a"), seed=0):
@@ -176,7 +188,7 @@ def test_parts_are_merged_in_order_of_the_streams(tmp_path, kind, world):
     rows = some_rows(50)
     parts = [write(tmp_path / f"p.rank{r}.{kind}", [row for row in rows if row["index"] % world == r]) for r in range(world)]
     merge(parts, tmp_path / f"p.{kind}", ["b", "a"])
-    assert read(tmp_path / f"p.{kind}") == rows and os.listdir(tmp_path) == [f"p.{kind}"]
+    assert read(tmp_path / f"p.{kind}") == rows and len(os.listdir(tmp_path)) == world + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,6 +214,107 @@ def test_rows_of_a_batch_that_was_lost_whole():
     assert [(row["index"], row["path"], row["lost"], row["mcm"]) for row in rows_of("s", outputs)] == [
         (3, "", "no image", None), (5, "b", "torn", None),
     ]  # fmt: skip
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "'=1", "''-1"]
+INERT = ["'quoted'", "it's", "a=1", " =1", "6'.png", "'", "犬\x1b[31m", 'a,"b"\r\nc']
+
+
+def test_texts_that_a_spreadsheet_would_run_are_made_inert_and_come_back(tmp_path):
+    rows = some_rows(len(FORMULAS + INERT), streams=("a",))
+    for row, text in zip(rows, FORMULAS + INERT, strict=True):
+        row.update(dict.fromkeys(("stream", "path", "class_name", "lost"), text), ants=-0.5)
+    path = write(tmp_path / "p.csv", rows)
+    with path.open(encoding="utf-8", newline="") as file:
+        cells = list(csv.DictReader(file))
+    for name in ("stream", "path", "class_name", "lost"):
+        assert [row[name] for row in cells] == [f"'{text}" for text in FORMULAS] + INERT
+    assert {row["ants"] for row in cells} == {"-0.5"}  # numbers stay numbers
+    found = list(FORMATS[".csv"].read(path))
+    assert [row["path"] for row in found] == [row["stream"] for row in found] == FORMULAS + INERT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_odd_names_of_streams_and_classes_are_predicted(tmp_path, kind):
+    """In another order, too, so that the file is read and sorted."""
+    images = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    class Data(L.LightningDataModule):
+        def predict_dataloader(self):
+            rows = [{"image": images[i], "index": i} for i in (3, 1, 5, 0, 2, 4)]
+            return {name: DataLoader(rows, batch_size=2) for name in ("=2+2", "a\nb", "half \ud83d", "-")}
+
+    predict(Data(), tmp_path, PredictionWriter(f"p.{kind}"), class_names=["=star", "+ring", *ID_CLASSES[2:]])
+    rows = list(FORMATS[f".{kind}"].read(tmp_path / f"p.{kind}"))
+    assert [row["stream"] for row in rows] == [name for name in ("=2+2", "a\nb", "half \\ud83d", "-") for _ in range(6)]
+    assert [int(row["index"]) for row in rows] == 4 * list(range(6))
+
+
+def test_the_reason_for_a_loss_is_one_line():
+    outputs = {"index": torch.empty(0).long(), "label": None, "prediction": torch.empty(0).long(), "is_ood": None, "path": None,
+               "class_name": [], "scores": {"mcm": torch.empty(0)}, "lambda": 0.5, "threshold": None,
+               "lost": [{"index": 5, "path": "a\nb", "why": "broken\n\x1b[31m data"}]}  # fmt: skip
+    assert [(row["path"], row["lost"]) for row in rows_of("s", outputs)] == [("a\nb", "broken [31m data")]
+
+
+class Started(L.Callback):
+    batches = 0
+
+    def on_predict_batch_start(self, *args, **more):
+        self.batches += 1
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.rank0.csv"])
+def test_files_of_others_are_refused_before_the_run_and_stay(small_demo, tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    started = Started()
+    with pytest.raises(ValueError, match=rf"holds {name}, which no run wrote"):
+        predict(small_demo, tmp_path, started, PredictionWriter("p.csv"))
+    assert started.batches == 0 and (tmp_path / name).read_text() == "precious" and visible(tmp_path) == [name]
+
+
+def test_predictions_that_were_edited_are_somebodys(small_demo, tmp_path):
+    predict(small_demo, tmp_path, PredictionWriter("p.csv"))
+    with (tmp_path / "p.csv").open("a") as file:
+        file.write("my note")
+    with pytest.raises(ValueError, match=r"p\.csv, which no run wrote, or which was edited"):
+        predict(small_demo, tmp_path, PredictionWriter("p.csv"))
+
+
+def test_two_runs_do_not_share_a_folder(small_demo, tmp_path):
+    """The second begins while the first is at work; the first is whole. Also where the file is outside both run folders."""
+    refused = []
+
+    class Other(L.Callback):
+        def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            if batch_idx == 3 and dataloader_idx == 0:
+                for folder, path in ((tmp_path, "other.csv"), (tmp_path / "second", str(tmp_path / "out" / "other.csv"))):
+                    with pytest.raises(ValueError, match=f"another run \\(process {os.getpid()} on .* is under way in ") as error:
+                        predict(small_demo, folder, PredictionWriter(path))
+                    refused.append(str(error.value))
+
+    predict(small_demo, tmp_path, PredictionWriter(str(tmp_path / "out" / "p.csv")), PredictionWriter("p.csv"), Other())
+    assert len(refused) == 2 and f"{tmp_path}:" in refused[0] and f"{tmp_path / 'out'}:" in refused[1]
+    assert len(read(tmp_path / "p.csv")) == len(read(tmp_path / "out" / "p.csv")) == 384
+    assert visible(tmp_path) == ["out", "p.csv"] and visible(tmp_path / "out") == ["p.csv"]
+    predict(small_demo, tmp_path, PredictionWriter("other.csv"))
+
+
+def test_two_writers_of_one_file_and_a_file_in_the_place_of_a_folder(small_demo, tmp_path):
+    with pytest.raises(ValueError, match=r"p\.rank0\.csv in .* written by two at once"):
+        predict(small_demo, tmp_path, PredictionWriter("p.csv"), PredictionWriter("./p.csv"))
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match=r"the folder of the run, .*taken, cannot be written"):
+        predict(small_demo, tmp_path, PredictionWriter("taken/p.csv"))
+    with pytest.raises(OSError, match=r"the folder of the run, .*taken, cannot be written: .*File exists"):
+        predict(small_demo, tmp_path / "taken", PredictionWriter("p.csv"))
+
+
+def test_fast_dev_run_writes_no_predictions(small_demo, tmp_path):
+    trainer = L.Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False, default_root_dir=tmp_path / "run",
+                        callbacks=[PredictionWriter()])  # fmt: skip
+    trainer.predict(ANTS(demo.CLIP, **demo.WORDS, **demo.SETTINGS["model"]), small_demo)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_written_is_refused_before_the_run(monkeypatch, small_demo, tmp_path):
@@ -244,7 +357,11 @@ if __name__ == "__main__":
 def test_two_processes_write_the_rows_of_one(tmp_path):
     odd_folder(tmp_path / "pictures", n=20)
     (tmp_path / "run.py").write_text(SCRIPT)
+    killed = RunFolder(tmp_path)
+    killed.claim("a run")
+    killed.begin("predictions.rank1.csv")
     (tmp_path / "predictions.rank1.csv").write_text("of a run that was killed")
+    killed.release("a run")
     job = subprocess.Popen(
         [sys.executable, str(tmp_path / "run.py"), str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
