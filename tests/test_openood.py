@@ -402,7 +402,8 @@ def test_lists_with_marks_and_line_ends_of_other_systems_are_read(tmp_path, enco
     ("text", "encoding", "match"),
     [
         ("\n" + LINES, "latin-1", r"ood\.txt: 1 bad lines; line 2 is not UTF-8: b'\\xe0"),
-        (LINES, "utf-16-le", r"ood\.txt: 1 bad lines; .*UTF-8"), (LINES + "ood/1\0.png -1", "utf-8", r"ood\.txt: 1 bad lines; .*NUL"),
+        (LINES, "utf-16-le", r"ood\.txt: 1 bad lines; .*UTF-8"),
+        (LINES + "ood/1\0.png -1", "utf-8", r"ood\.txt: 1 bad lines; .*NUL"),
         (LINES + "ood/1.png " + "9" * 5000, "utf-8", "line 4 has no label"),
     ],
 )  # fmt: skip
