@@ -1,5 +1,11 @@
 """`TransformersMLLM` on the demo's LLaVA: loading, batches that fail, images that are too large."""
 
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -119,6 +125,105 @@ def test_bad_settings_are_named(settings, message):
 def test_a_missing_folder_is_an_error_at_setup(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         TransformersMLLM(str(tmp_path / "nowhere")).setup(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("model", ["./nowhere", Path("nowhere"), Path("some/model"), "~/nowhere"])
+def test_what_is_no_folder_is_an_error_at_setup(tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=r"nowhere|some/model"):
+        TransformersMLLM(model).setup(torch.device("cpu"))
+
+
+def test_a_model_without_a_name_is_an_error():
+    with pytest.raises(ValueError, match="hub name or a folder"):
+        TransformersMLLM("")
+
+
+def test_folders_of_any_form_are_one_model(tmp_path, monkeypatch):
+    """A string, a `Path`, relative, with `~`: the same folder, the same identity, the same answers."""
+    folder = shutil.copytree(demo.LLAVA, tmp_path / "models" / "mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for model in (str(folder), folder, "models/mine", Path("models/mine"), "./models/mine", "~/models/mine", Path("~/models/mine")):
+        mllm = TransformersMLLM(model, max_new_tokens=8)
+        mllm.setup(torch.device("cpu"))
+        found.append((mllm.identity(), mllm.similar_classes(["cup"])))
+    assert all(one == found[0] for one in found) and found[0][0]["model"] == "mine" and found[0][1][0]
+
+
+def test_numpy_sizes_are_sizes():
+    mllm = TransformersMLLM(demo.LLAVA, batch_size=np.int64(4))
+    assert type(mllm.batch_size) is int and mllm.at_once == 8
+
+
+def changed(tmp_path, change):
+    """A copy of the demo's LLaVA, changed."""
+    folder = shutil.copytree(demo.LLAVA, tmp_path / "model")
+    change(folder)
+    return TransformersMLLM(folder)
+
+
+NO_QUESTION = {
+    "no template": lambda folder: (folder / "chat_template.jinja").unlink(),
+    "a template that is none": lambda folder: (folder / "chat_template.jinja").write_text("{% for message in"),
+    "a template that refuses": lambda folder: (folder / "chat_template.jinja").write_text("{{ raise_exception('one turn') }}"),
+    "a template of texts": lambda folder: (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"
+    ),
+    "a template without the image": lambda folder: (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("change", NO_QUESTION)
+def test_a_processor_that_can_make_no_question_is_an_error_at_setup(tmp_path, change):
+    with pytest.raises(ValueError, match=r"model: its (processor|chat template) .*(chat_template.jinja|leaves the image out)"):
+        changed(tmp_path, NO_QUESTION[change]).setup(torch.device("cpu"))
+
+
+def test_a_model_that_does_not_see_is_an_error_at_setup(tmp_path):
+    def blind(folder):
+        for name in ("processor_config.json", "preprocessor_config.json"):
+            (folder / name).unlink(missing_ok=True)
+
+    with pytest.raises((OSError, ValueError), match="processor"):
+        changed(tmp_path, blind).setup(torch.device("cpu"))
+
+
+class Terminated(SystemExit):
+    """As the handler of a signal may raise."""
+
+
+@pytest.mark.parametrize("settings", [{}, {"offload": True}, {"compute_dtype": "bfloat16"}])
+@pytest.mark.parametrize("at", ["vision_tower", "lm_head", "load"])
+def test_a_signal_while_it_answers_goes_through_and_leaves_it_usable(images, settings, at):
+    """SIGTERM in the middle of a batch or of loading: no question takes it for a failure of its own."""
+    avoid = ["star"] * 7
+    expected = ready(**settings).describe(images, avoid)
+
+    def terminate(*_):
+        raise Terminated(143)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    mllm = ready(batch_size=4, **settings)
+    try:
+        if at == "load":
+            mllm._check = lambda model: os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            mllm.load()
+            module = next(module for name, module in mllm.model.named_modules() if name.endswith(at))
+            module.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Terminated):
+            mllm.describe(images, avoid)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if at == "load":
+        del mllm._check
+    else:
+        module._forward_pre_hooks.clear()
+    assert mllm.describe(images, avoid) == expected
 
 
 def test_identity_tells_models_and_settings_apart_but_no_paths(tmp_path):
