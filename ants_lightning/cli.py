@@ -1,5 +1,6 @@
 """The command `ants-lightning`: LightningCLI over `ANTS` and any data module, and the table."""
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from ants_lightning.data import OODDataModule
 from ants_lightning.module import ANTS
 from ants_lightning.predictions import PredictionWriter
 from ants_lightning.report import Report, StreamProgressBar
+from ants_lightning.saved_config import SavedConfig
 from ants_lightning.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
@@ -79,6 +81,9 @@ class ANTSCommand(LightningCLI):
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line, `sys.argv` unless `args` are given."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")  # no run ends because a terminal has no place for λ
     words = sys.argv[1:] if args is None else list(args)
     if words[:1] == ["table"]:
         table.main(words[1:])
@@ -87,7 +92,7 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.getLogger("ants_lightning").setLevel(logging.INFO)
     more = "`ants-lightning table runs/*` shows the results of one run or several; `ants-lightning table --help` tells how."
     ANTSCommand(
-        ANTS, L.LightningDataModule, subclass_mode_data=True, seed_everything_default=0, save_config_kwargs={"overwrite": True},
+        ANTS, L.LightningDataModule, subclass_mode_data=True, seed_everything_default=0, save_config_callback=SavedConfig,
         trainer_class=Trainer, trainer_defaults={"callbacks": [Report()]}, parser_kwargs={"epilog": more},
         args=None if args is None else list(args),
     )  # fmt: skip

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +31,7 @@ def test_demo_config_runs_and_ants_is_above_mcm_and_neglabel_on_every_stream(tmp
     assert "lookalikes (near)" in shown and "FPR95" in shown and "ants" in shown
 
 
-SMALL = ["--data.n_id", "40", "--data.n_ood", "40", "--trainer.enable_progress_bar", "false"]
+SMALL = ["--data.n_id", "40", "--data.n_ood", "40", "--trainer.enable_progress_bar", "false", "--trainer.callbacks.min_images", "20"]
 
 
 def test_the_same_config_predicts_to_a_file_and_encodes(tmp_path, monkeypatch):
@@ -71,7 +74,8 @@ def test_a_folder_of_images_is_predicted(tmp_path, monkeypatch):
         "init_args": {"folder": str(tmp_path), "class_names": str(tmp_path / "names.txt"), "num_workers": 0},
     }}))  # fmt: skip
     main(["predict", "--config", "configs/demo.yaml", "--config", str(tmp_path / "data.yaml"), "--model.threshold", "0.5",
-          "--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.enable_progress_bar", "false"])  # fmt: skip
+          "--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.enable_progress_bar", "false",
+          "--trainer.callbacks.adapt", "false"])  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").open(newline="")))
     assert [row["path"] for row in rows] == [str(tmp_path / f"{i}.png") for i in range(3)]
     assert all(row["label"] == "" and row["is_ood"] == str(float(row["ants"]) >= 0.5) for row in rows)
@@ -131,6 +135,56 @@ def test_every_mllm_config_becomes_an_mllm_without_its_weights(config, monkeypat
     assert type(built[0]).__name__ == wanted["class_path"].rpartition(".")[2] and getattr(built[0], "model", None) is None
     settings = {**vars(built[0]), "record": str(getattr(built[0], "path", "")), "model": getattr(built[0], "name", None)}
     assert {key: settings[key] for key in wanted["init_args"]} == wanted["init_args"]
+
+
+FROZEN = ["--config", "configs/demo.yaml", *SMALL, "--trainer.callbacks.adapt", "false"]  # no MLLM
+
+
+def run_in(folder, *more, command="test"):
+    main([command, *FROZEN, "--trainer.default_root_dir", str(folder), *more])
+
+
+@pytest.mark.parametrize("logger", ["false", "lightning.pytorch.loggers.CSVLogger"])
+def test_the_configuration_is_kept_beside_the_results(tmp_path, monkeypatch, logger):
+    monkeypatch.chdir(ROOT)
+    log = [] if logger == "false" else ["--trainer.logger.save_dir", str(tmp_path / "logs")]
+    run_in(tmp_path / "run", "--trainer.logger", logger, *log, "--model.temperature", "0.05")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text("utf-8"))
+    assert config["model"]["temperature"] == 0.05 and config["data"]["init_args"]["n_id"] == 40
+    main(["test", "--config", str(tmp_path / "run" / "config.yaml"), "--model.temperature", "0.06"])  # it can be run, and is replaced
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text("utf-8"))["model"]["temperature"] == 0.06
+    assert (tmp_path / "run" / "results.1.json").is_file()
+    assert [path.name for path in tmp_path.rglob("config.yaml")] == ["config.yaml"]
+
+
+def test_a_configuration_of_the_user_stays(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "config.yaml").write_text("# mine\nmodel:\n  temperature: 0.05\n")
+    run_in(tmp_path, "--config", str(tmp_path / "config.yaml"))
+    assert (tmp_path / "config.yaml").read_text().startswith("# mine")
+    assert yaml.safe_load((tmp_path / "config.run.yaml").read_text("utf-8"))["model"]["temperature"] == 0.05
+    assert "config.yaml is not of a run, or was edited, and stays: see config.run.yaml" in caplog.text
+    (tmp_path / "config.run.yaml").write_text("# mine too")
+    run_in(tmp_path)
+    assert (tmp_path / "config.run.yaml").read_text() == "# mine too" and (tmp_path / "results.json").is_file()
+    assert "the configuration was not written to" in caplog.text
+
+
+def test_fast_dev_run_writes_nothing_at_all(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    for command in ("test", "predict"):
+        run_in(tmp_path / "run", "--trainer.fast_dev_run", "1", "--trainer.logger", "false", command=command)
+    assert not (tmp_path / "run").exists() and "a trial (fast_dev_run): nothing was written" in capsys.readouterr().out
+
+
+def test_a_terminal_in_ascii_ends_no_run(tmp_path):
+    words = ["test", *FROZEN, "--trainer.default_root_dir", str(tmp_path), "--trainer.enable_progress_bar", "true"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    for command in (words, ["table", str(tmp_path)]):
+        script = f"from ants_lightning.cli import main; main({command!r})"
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        assert "neglabel" in done.stdout.decode("ascii") and "| score " in done.stdout.decode("ascii")
 
 
 def test_an_unknown_key_is_refused(monkeypatch, capsys):
