@@ -31,7 +31,7 @@ def test_demo_config_runs_and_ants_is_above_mcm_and_neglabel_on_every_stream(tmp
     assert "lookalikes (near)" in shown and "FPR95" in shown and "ants" in shown
 
 
-SMALL = ["--data.n_id", "40", "--data.n_ood", "40", "--trainer.enable_progress_bar", "false", "--trainer.callbacks.min_images", "20"]
+SMALL = "--data.n_id 40 --data.n_ood 40 --trainer.enable_progress_bar false --trainer.callbacks.min_images 20".split()
 
 
 def test_the_same_config_predicts_to_a_file_and_encodes(tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ def test_the_configuration_is_kept_beside_the_results(tmp_path, monkeypatch, log
     run_in(tmp_path / "run", "--trainer.logger", logger, *log, "--model.temperature", "0.05")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text("utf-8"))
     assert config["model"]["temperature"] == 0.05 and config["data"]["init_args"]["n_id"] == 40
-    main(["test", "--config", str(tmp_path / "run" / "config.yaml"), "--model.temperature", "0.06"])  # it can be run, and is replaced
+    main(["test", "--config", str(tmp_path / "run" / "config.yaml"), "--model.temperature", "0.06"])
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text("utf-8"))["model"]["temperature"] == 0.06
     assert (tmp_path / "run" / "results.1.json").is_file()
     assert [path.name for path in tmp_path.rglob("config.yaml")] == ["config.yaml"]
