@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from ants_lightning import demo
-from ants_lightning.mllm import Question, TransformersMLLM
+from ants_lightning.mllm import TransformersMLLM
 from ants_lightning.mllm.local import fingerprint, outside
 
 
@@ -107,14 +107,15 @@ def test_prompts_are_filled_in():
     image = Image.new("RGB", (8, 8))
     mllm.describe([image], ["{fox}"])
     mllm.similar_classes(["fox", "cat"], 4, [None, image])
-    assert asked == [Question("Not {fox}!", image), Question("4 like fox"), Question("cat? 4", image)]
+    assert [(q.text, q.image) for q in asked] == [("Not {fox}!", image), ("4 like fox", None), ("cat? 4", image)]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"quantization": "int4"}, "int4"), ({"compute_dtype": "float8"}, "float8"), ({"batch_size": 0}, "0"),
-        ({"max_new_tokens": 0}, "0"), ({"max_image_side": -1}, "-1"), ({"describe_prompt": "What is {this}?"}, "this"),
+        ({"batch_size": 2.5}, "2.5"), ({"offload": "no"}, "no"), ({"max_new_tokens": 0}, "0"), ({"max_image_side": -1}, "-1"),
+        ({"describe_prompt": "What is {this}?"}, "this"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_named(settings, message):
@@ -134,9 +135,10 @@ def test_what_is_no_folder_is_an_error_at_setup(tmp_path, monkeypatch, model):
         TransformersMLLM(model).setup(torch.device("cpu"))
 
 
-def test_a_model_without_a_name_is_an_error():
+@pytest.mark.parametrize("model", ["", None, 3])
+def test_a_model_without_a_name_is_an_error(model):
     with pytest.raises(ValueError, match="hub name or a folder"):
-        TransformersMLLM("")
+        TransformersMLLM(model)
 
 
 def test_folders_of_any_form_are_one_model(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import operator
 import os
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from ants_lightning.mllm.base import ChatMLLM, Question
 from ants_lightning.mllm.quantised import check_layers, choose_paths
 from ants_lightning.mllm.weights import check_cache, check_folder, pointers
+from ants_lightning.plain import check_counts, check_flags, plain, plain_path
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +54,18 @@ class TransformersMLLM(ChatMLLM):
         super().__init__(**chat)
         if quantization not in ("nf4", "int8", "none") or compute_dtype not in DTYPES:
             raise ValueError(f"unknown quantization or compute_dtype: {quantization!r}, {compute_dtype!r}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size, offload = plain(batch_size), plain(offload)
+        check_counts(batch_size=batch_size)
+        check_flags(offload=offload)
         self.name = model_name(model)
         self.revision, self.quantization, self.compute_dtype = revision, quantization, compute_dtype
-        self.attention, self.batch_size, self.offload = attention, operator.index(batch_size), offload
+        self.attention, self.batch_size, self.offload = attention, batch_size, offload
         self.model: Any = None
         self.processor: Any = None
         self.commit: str | None = None
 
     @property
-    def at_once(self) -> int:
+    def at_once(self) -> int:  # type: ignore[override]
         """See `ChatMLLM.at_once`: two batches, so that questions of about one length can go together."""
         return 2 * self.batch_size
 
@@ -238,9 +239,9 @@ class TransformersMLLM(ChatMLLM):
 
 def model_name(model: str | os.PathLike[str]) -> str:
     """A hub name or folder as text; what is a path, not text, is never taken for a hub name."""
-    name = os.path.expanduser(os.fspath(model))
-    if not name:
-        raise ValueError("model must be a hub name or a folder, got an empty text")
+    name = plain_path(model)
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"model must be a hub name or a folder, got {model!r}")
     return name if isinstance(model, str) or os.path.isabs(name) else os.path.join(os.curdir, name)
 
 
