@@ -154,7 +154,7 @@ class RunFolder:
         if theirs := [str(self.path / name) for name in hashes if not self.is_ours(name)]:
             raise FileExistsError(f"{', '.join(theirs)}: no run wrote it, or it was edited since; it is left alone")
         for name, new in hashes.items():
-            self._files[name] = [new, *(old for old in self._files.get(name, [])[:1] if old != new)]
+            self._files[name] = [new] if self.is_free(name) else [new, _hash(self.path / name)]
         self._save()
 
     def write(self, name: str, content: bytes) -> None:

@@ -31,7 +31,8 @@ def test_demo_config_runs_and_ants_is_above_mcm_and_neglabel_on_every_stream(tmp
     assert "lookalikes (near)" in shown and "FPR95" in shown and "ants" in shown
 
 
-SMALL = "--data.n_id 40 --data.n_ood 40 --trainer.enable_progress_bar false --trainer.callbacks.min_images 20".split()
+SMALL = ["--data.n_id", "40", "--data.n_ood", "40", "--trainer.enable_progress_bar", "false",
+         "--trainer.callbacks.min_images", "20"]  # fmt: skip
 
 
 def test_the_same_config_predicts_to_a_file_and_encodes(tmp_path, monkeypatch):
