@@ -13,6 +13,7 @@ from rich.logging import RichHandler
 
 from ants_lightning import table
 from ants_lightning.data import OODDataModule
+from ants_lightning.inert import inert_record, show_error
 from ants_lightning.module import ANTS
 from ants_lightning.predictions import PredictionWriter
 from ants_lightning.report import Report, StreamProgressBar
@@ -88,7 +89,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if words[:1] == ["table"]:
         table.main(words[1:])
         return
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    handler = RichHandler(show_path=False)
+    handler.addFilter(inert_record)  # what other libraries log, too
+    sys.excepthook = show_error
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("ants_lightning").setLevel(logging.INFO)
     more = "`ants-lightning table runs/*` shows the results of one run or several; `ants-lightning table --help` tells how."
     ANTSCommand(
