@@ -20,6 +20,8 @@ Names = dict[str, list[str] | None]  # similar names by class
 class Asker:
     """Asks for this rank's share of one stream; what it returns is brought together by `exchange`, on every rank at once.
 
+    Images are read and shown `Guard.at_once` at a time: no more of them are in memory, however many a refresh has.
+
     Args:
         guard: the MLLM.
         images: of the stream.
@@ -33,14 +35,17 @@ class Asker:
         self.guard, self.images, self.rank, self.world = guard, images, rank, world
         self.similar_images, self.on_failure = similar_images, on_failure
         self.counts = dict(guard.counts)  # of all ranks
+        self.cause = ""  # the last error of any rank
 
     def describe(self, bank: Rows, rows: Tensor, class_names: Sequence[str]) -> Sentences:
         """Sentences by row of the bank (eq. 7), of this rank's; "" where the image cannot be had, None where the MLLM failed."""
-        rows = rows[bank["owner"][rows] == self.rank]
-        images = self._images(bank, rows.tolist())
-        avoid = [class_names[c] for c in bank["prediction"][list(images)].tolist()]
-        said = dict(zip(images, self.guard.describe(list(images.values()), avoid), strict=True))
-        return {row: said.get(row, "") for row in rows.tolist()}
+        mine: list[int] = rows[bank["owner"][rows] == self.rank].tolist()
+        said: Sentences = dict.fromkeys(mine, "")
+        for start in range(0, len(mine), self.guard.at_once):
+            images = self._images(bank, mine[start : start + self.guard.at_once])
+            avoid = [class_names[c] for c in bank["prediction"][list(images)].tolist()]
+            said.update(zip(images, self.guard.describe(list(images.values()), avoid), strict=True))
+        return said
 
     def similar_names(self, names: Sequence[str], count: int) -> Names:
         """Similar names by class, for this rank's share; ranks take turns."""
@@ -57,10 +62,14 @@ class Asker:
             row = int(rows[bank["id_score"][rows].argmin()]) if len(rows) else None
             if (place % self.world if row is None else int(bank["owner"][row])) == self.rank:
                 share[c] = row
-        images = self._images(bank, [row for row in share.values() if row is not None])
-        shown = [None if row is None else images.get(row) for row in share.values()]
-        mine = [names[c] for c in share]
-        return dict(zip(mine, self.guard.similar_classes(mine, count, shown), strict=True))
+        found, classes = dict[str, list[str] | None](), list(share)
+        for start in range(0, len(classes), self.guard.at_once):
+            part = classes[start : start + self.guard.at_once]
+            images = self._images(bank, [row for c in part if (row := share[c]) is not None])
+            shown = [None if share[c] is None else images.get(share[c]) for c in part]  # type: ignore[arg-type]
+            mine = [names[c] for c in part]
+            found.update(zip(mine, self.guard.similar_classes(mine, count, shown), strict=True))
+        return found
 
     def _images(self, bank: Rows, rows: Sequence[int]) -> dict[int, Image]:
         """Images by row of the bank, as far as they can be had."""
@@ -69,7 +78,7 @@ class Asker:
             try:
                 images[row] = self.images[int(bank["index"][row])]
             except Exception as error:  # whatever an image decoder throws
-                self.guard.failed("reading an image for the MLLM", 1, error)
+                self.guard.unread(error)
         return images
 
     def exchange(self, sentences: Sentences, names: Names) -> tuple[dict[int, str], dict[str, list[str]]]:
@@ -84,15 +93,16 @@ class Asker:
             guard.keep([(Asked(*asked), answer) for *asked, answer in some_answered], write=self.rank == 0)
         self.counts = {key: sum(counts[key] for _, _, counts, _, _ in parts) for key in self.counts}
         errors = [f"rank {i}: {part[-1]}" for i, part in enumerate(parts) if part[-1]]
+        self.cause = errors[-1] if errors else self.cause
         if errors and self.on_failure == "raise":  # on all ranks, so that none waits for another
             raise RuntimeError("; ".join(errors))
         return all_sentences, all_names
 
     def state(self) -> dict[str, Any]:
         """See `ANTS.state`."""
-        return {"counts": self.counts, "guard": self.guard.state()}
+        return {"counts": self.counts, "cause": self.cause, "guard": self.guard.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become what `state` told."""
-        self.counts = state["counts"]
+        self.counts, self.cause = state["counts"], state["cause"]
         self.guard.restore(state["guard"])

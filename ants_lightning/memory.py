@@ -1,24 +1,26 @@
 """`NegativeMemory`: the callback that shapes the negative text space while the stream runs."""
 
 import logging
-from pathlib import Path
+import math
 from typing import Any, Literal
-from urllib.parse import quote
 
 import lightning as L
 import torch
 
 from ants_lightning.asking import Asker
-from ants_lightning.data.batches import stream_loaders, unpack_batch
+from ants_lightning.data.batches import dataset_of, stream_loaders, unpack_batch
 from ants_lightning.data.raw import RawImages
 from ants_lightning.decision import decisive
 from ants_lightning.evidence import Evidence, Rows, join, take
 from ants_lightning.gathering import gather_json, gather_rows
 from ants_lightning.mllm.base import MLLM
+from ants_lightning.mllm.first_question import ask_first
 from ants_lightning.mllm.guard import Guard
 from ants_lightning.module import ANTS
+from ants_lightning.plain import check_flags, check_whole, plain, plain_path
+from ants_lightning.run_folder import RunFolder, file_name, run_folder
 from ants_lightning.shaping import Shaper
-from ants_lightning.spaces import save_spaces
+from ants_lightning.spaces import FILES, files_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,9 @@ class NegativeMemory(L.Callback):
     """Keeps the negative images of the stream, shows them to an MLLM at sync points, and refreshes ENS, VSNL and λ.
 
     Sync points depend on the global batch index alone; evidence is gathered there once, in stream order: W ranks with batches of B
-    end as one with W·B. A batch is scored with what earlier batches taught (strict history) unless `score_after_refresh`.
+    end as one with W·B. There is one every `refresh_every` batches, in a stream of no more batches than that one in its middle, and
+    one at the end of each stream. A batch is scored with what earlier batches taught (strict history) unless `score_after_refresh`.
+    Before the first batch the MLLM is asked a question (`mllm.first_question`): a RuntimeError where it cannot answer.
     `trainer.predict` adapts as `trainer.test` does. The spaces that a stream ended with are kept in
     `<trainer.default_root_dir>/spaces/<stream>` (`ANTS(spaces=…)`). ValueError for a setting out of range, and at the first batch
     where ANTS has no negative labels to start from.
@@ -51,7 +55,8 @@ class NegativeMemory(L.Callback):
         hygiene: drop answers that are an ID class name, also by plural, case, hyphen or WordNet synonym.
         max_id_similarity: drop answers whose text has a larger cosine than this with an ID class; None: none. With CLIP ViT-B/32
             0.95 drops 85 % of other lists' names of ImageNet classes and 5 % of their other names (`tests/benchmarks/hygiene.py`).
-        on_failure: when the MLLM raises, go on with the last good spaces (`continue`), or end the run (`raise`).
+        on_failure: when the MLLM raises, go on with the last good spaces, but do not begin where it cannot answer the question
+            before the stream (`check`); begin even then, with a warning (`continue`); or end the run (`raise`).
         threshold: γ* by eq. 6 (`paper`) or by the authors' code (`histogram`, see `mining.histogram_threshold`).
         near: V' by eq. 10 (`mean`), or the classes predicted most often (`frequent`), as in the authors' code.
         min_candidates: images are described only when more than this many wait.
@@ -65,27 +70,54 @@ class NegativeMemory(L.Callback):
         adapt: False: nothing is learnt and no MLLM is needed or loaded; the spaces stay as `ANTS(spaces=…)` has them.
     """
 
+    refresh_every: int  # these are the arguments, as plain Python
+    min_images: int
+    gamma: float
+    eta: float
+    delta: float
+    similar: int
+    ens_size: int
+    init: str
+    weight: str
+    score_after_refresh: bool
+    persist: bool
+    bank_size: int
+    similar_images: bool
+    hygiene: bool
+    max_id_similarity: float | None
+    on_failure: str
+    threshold: Literal["paper", "histogram"]
+    near: str
+    min_candidates: int
+    max_refreshes: int | None
+    activated: int | None
+    min_separation: float | None
+    record: str | None
+    adapt: bool
+
     def __init__(
         self, mllm: MLLM | None, refresh_every: int = 10, min_images: int = 200, gamma: float = 0.9, eta: float = 0.5,
         delta: float = 0.08, similar: int = 5, ens_size: int = 10_000, init: Literal["neglabel", "empty"] = "neglabel",
         weight: Literal["paper", "prequential", "balanced"] = "prequential", score_after_refresh: bool = False,
         persist: bool = False, bank_size: int = 10_000, similar_images: bool = False, hygiene: bool = True,
-        max_id_similarity: float | None = 0.95, on_failure: Literal["continue", "raise"] = "continue",
+        max_id_similarity: float | None = 0.95, on_failure: Literal["check", "continue", "raise"] = "check",
         threshold: Literal["paper", "histogram"] = "paper", near: Literal["mean", "frequent"] = "mean",
         min_candidates: int = 0, max_refreshes: int | None = None, activated: int | None = None,
         min_separation: float | None = None, record: str | None = "mllm.jsonl", adapt: bool = True,
     ) -> None:  # fmt: skip
-        given = locals().items()
-        self.settings: dict[str, Any] = {name: value for name, value in given if isinstance(value, str | int | float | None)}
-        ones = dict.fromkeys(("refresh_every", "similar", "ens_size", "bank_size", "activated"), 1)
-        for name, least in {**ones, "min_candidates": 0, "max_refreshes": 0}.items():
-            if self.settings[name] is not None and self.settings[name] < least:
-                raise ValueError(f"{name} must be at least {least}, got {self.settings[name]}")
+        given = {name: plain(value) for name, value in locals().items() if name not in ("self", "mllm")}
+        record = given["record"] = plain_path(record)
+        self.settings: dict[str, Any] = given
+        ones = ("refresh_every", "similar", "ens_size", "bank_size", "activated")
+        check_whole(1, **{name: given[name] for name in ones if given[name] is not None})
+        check_whole(0, **{name: given[name] for name in ("min_candidates", "max_refreshes", "min_images") if given[name] is not None})
+        flags = ("score_after_refresh", "persist", "similar_images", "hygiene", "adapt")
+        check_flags(**{name: given[name] for name in flags})
         if not (0 <= gamma <= 1 and 0 < eta <= 1 and 0 < delta <= 1):
             raise ValueError(f"gamma, eta and delta must lie in [0, 1], (0, 1], (0, 1], got {gamma}, {eta}, {delta}")
         for name, choice, known in (
             ("init", init, ("neglabel", "empty")), ("weight", weight, ("paper", "prequential", "balanced")),
-            ("on_failure", on_failure, ("continue", "raise")), ("threshold", threshold, ("paper", "histogram")),
+            ("on_failure", on_failure, ("check", "continue", "raise")), ("threshold", threshold, ("paper", "histogram")),
             ("near", near, ("mean", "frequent")),
         ):  # fmt: skip
             if choice not in known:
@@ -95,30 +127,64 @@ class NegativeMemory(L.Callback):
         if min_separation is not None and not 0 <= min_separation <= 1:
             raise ValueError(f"min_separation must lie in [0, 1], got {min_separation}")
         self.guard = Guard(mllm if adapt else None)
-        self.refresh_every, self.min_images, self.gamma, self.eta = refresh_every, min_images, gamma, eta
-        self.delta, self.similar, self.ens_size, self.init, self.weight = delta, similar, ens_size, init, weight
-        self.score_after_refresh, self.persist, self.bank_size = score_after_refresh, persist, bank_size
-        self.similar_images, self.hygiene, self.max_id_similarity = similar_images, hygiene, max_id_similarity
-        self.on_failure, self.record, self.threshold, self.near = on_failure, record, threshold, near
-        self.min_candidates, self.max_refreshes, self.activated = min_candidates, max_refreshes, activated
-        self.min_separation, self.adapt = min_separation, adapt
+        vars(self).update(given)
         self.shaper = Shaper(self)
         self.stream = -1  # which one is running
+        self._folder: RunFolder | None = None  # None: nothing is written
+
+    def setup(self, trainer: L.Trainer, pl_module: ANTS, stage: str) -> None:  # type: ignore[override]
+        """Claim the folder of the run; one that cannot be written costs the record and the spaces, not the run."""
+        self._folder = None
+        if not self.adapt or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        folder = run_folder(trainer)
+        try:
+            folder.claim(self)
+        except OSError as error:
+            logger.warning("answers and spaces are not kept: %s", error)
+        else:
+            self._folder = folder
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Free the folder."""
+        if self._folder is not None:
+            self._folder.release(self)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Free the folder."""
+        self.teardown(trainer, pl_module, "test")
 
     def on_test_start(self, trainer: L.Trainer, pl_module: ANTS) -> None:  # type: ignore[override]
         """Get the MLLM ready, open the record, and find how many batches every rank has."""
         self.stream = -1
         if not self.adapt:
             return
+        self._loaders = stream_loaders(trainer)
         pl_module.shaped = self.guard.mllm is not None
         if self.guard.mllm is not None:
             self.guard.mllm.setup(pl_module.device)
-        self.guard.open_record(Path(trainer.default_root_dir) / self.record if self.record else None)
-        self._loaders = stream_loaders(trainer)
+            self._ask_first(pl_module.class_names[0])
+        self.guard.open_record(self._folder.path / self.record if self.record and self._folder else None)
         counts = trainer.num_predict_batches if trainer.predicting else trainer.num_test_batches
         self._batches = [float(n) for n in counts]  # of each stream, here
         self._most = [max(of) for of in zip(*gather_json(self._batches), strict=True)]  # of any rank
         self.shaper.of_all_classes = {}
+
+    def _ask_first(self, name: str) -> None:
+        """Refuse to begin with an MLLM that cannot answer; on all ranks, so that none waits for another."""
+        try:
+            with self.guard.question():
+                why, slow = ask_first(self.guard.mllm, name, self.similar), ""
+        except TimeoutError as error:
+            why, slow = "", f"TimeoutError: {error}"
+        whys = [f"rank {i}: {one}" for i, one in enumerate(gather_json(why)) if one]
+        if whys and self.on_failure != "continue":
+            raise RuntimeError(
+                f"the MLLM cannot answer, so nothing would be learnt from the streams: {'; '.join(whys)}. Mend it, leave out "
+                "NegativeMemory to evaluate MCM and NegLabel alone, or run all the same with NegativeMemory(on_failure='continue')"
+            )
+        if whys or slow:
+            logger.warning("before the stream the MLLM gave no answer; the run goes on all the same: %s", slow or "; ".join(whys))
 
     def on_test_batch_start(  # type: ignore[override]
         self, trainer: L.Trainer, pl_module: ANTS, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -138,8 +204,15 @@ class NegativeMemory(L.Callback):
             self.shaper.begin(pl_module, self._make_asker(trainer, pl_module))
             self._publish(pl_module)
 
+    @property
+    def _interval(self) -> int:
+        """Batches from one sync point of the running stream to the next: a short stream has one in its middle."""
+        most = self._most[self.stream]
+        return self.refresh_every if most > self.refresh_every else math.ceil(most / 2) or 1
+
     def _make_asker(self, trainer: L.Trainer, pl_module: ANTS) -> Asker:
-        dataset = list(self._loaders.values())[self.stream].dataset
+        loader = list(self._loaders.values())[self.stream]
+        dataset = loader if dataset_of(loader) is None else dataset_of(loader)
         self._raw = RawImages(dataset, pl_module.preprocess, self.bank_size if self.guard.mllm is not None else 0)
         return Asker(self.guard, self._raw, trainer.global_rank, trainer.world_size, self.similar_images, self.on_failure)
 
@@ -156,7 +229,7 @@ class NegativeMemory(L.Callback):
         })  # fmt: skip
         images = unpack_batch(batch)[0] if outputs["kept"] is None else unpack_batch(batch)[0][outputs["kept"]]
         self._raw.keep(images, index, score < self.shaper.evidence.admitted_below)
-        if (batch_idx + 1) % self.refresh_every == 0:
+        if (batch_idx + 1) % self._interval == 0:
             self._sync(pl_module)
             if self.score_after_refresh:
                 outputs.update(pl_module.decide(pl_module.score(outputs["features"])))
@@ -176,18 +249,24 @@ class NegativeMemory(L.Callback):
         return {"index": number, "id_score": score, "owner": number, "prediction": number, "features": features, "ood_score": score}
 
     def _end_stream(self, trainer: L.Trainer, pl_module: ANTS) -> None:
-        """The sync points of batches that only other ranks had; then keep the spaces."""
+        """The sync points of batches that only other ranks had, and one for what is left; then keep the spaces."""
         if self.stream < 0:
             return
-        here, most = self._batches[self.stream], self._most[self.stream]
-        for _ in range(int(most // self.refresh_every - here // self.refresh_every) if most > here else 0):
+        here, most, interval = self._batches[self.stream], self._most[self.stream], self._interval
+        if math.isinf(most):  # of one rank: several share sized streams alone
+            left = int(bool(self._pending))
+        else:
+            left = math.ceil(most / interval) - int(here // interval)
+        for _ in range(left):
             self._sync(pl_module)
-        if trainer.is_global_zero and pl_module.shaped:
-            folder = Path(trainer.default_root_dir) / "spaces" / quote(list(self._loaders)[self.stream], safe="")
+        name = list(self._loaders)[self.stream]
+        for fault in pl_module.adaptation[name]["faults"] if trainer.is_global_zero else ():
+            logger.warning("stream %r: %s", name, fault["text"])
+        if trainer.is_global_zero and pl_module.shaped and self._folder:
             try:
-                save_spaces(pl_module, folder, self.shaper.answers)
-            except (OSError, ValueError) as error:  # a full disk, or a text that is no line, costs the spaces, not the run
-                logger.warning("the spaces could not be kept in %s: %s", folder, error)
+                self._folder.write_folder(f"spaces/{file_name(name)}", files_of(pl_module, self.shaper.answers), FILES)
+            except (OSError, ValueError) as error:  # a full disk, or files of others there
+                logger.warning("the spaces of stream %r could not be kept: %s", name, error)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: ANTS) -> None:  # type: ignore[override]
         """End the last stream."""

@@ -8,12 +8,15 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from ants_lightning.data.batches import stream_loaders, unpack_batch
+from ants_lightning.data.batches import IndexCheck, dataset_of, places_of, stream_loaders, unpack_batch
 from ants_lightning.data.loading import keep_exact
+from ants_lightning.data.pixels import check_pixels, in_words
 from ants_lightning.data.reading import log_lost
 from ants_lightning.decision import decisive
 from ants_lightning.detector import Detector
+from ants_lightning.health import Fault, stream_faults
 from ants_lightning.metrics import OODMetrics
+from ants_lightning.plain import plain
 
 
 class ANTS(Detector):
@@ -24,6 +27,7 @@ class ANTS(Detector):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        args, kwargs = tuple(map(plain, args)), {name: plain(value) for name, value in kwargs.items()}
         super().__init__(*args, **kwargs)
         self.metrics = nn.ModuleDict()
         self.groups: dict[str, str] = {}  # this and the next three by stream
@@ -31,6 +35,7 @@ class ANTS(Detector):
         self.refused: dict[str, str] = {}
         self.skip: list[int] = []  # batches of each loader that an interrupted run has done
         self._seen = Counter[int]()  # images of each loader that came without an index
+        self._index_checks: list[IndexCheck] = []  # of each loader
         self._told: dict[str, str] = {}  # reasons why images are lost, by kind
 
     def setup(self, stage: str) -> None:
@@ -44,16 +49,17 @@ class ANTS(Detector):
         self._begin_run()
         groups = getattr(self.trainer.datamodule, "groups", None) or {}  # type: ignore[attr-defined]
         self.groups = {name: groups.get(name, "ood") for name in stream_loaders(self.trainer)}
-        kinds = [getattr(loader.dataset, "ood_names", ()) for loader in stream_loaders(self.trainer).values()]
+        kinds = [getattr(dataset_of(loader), "ood_names", ()) for loader in stream_loaders(self.trainer).values()]
         self.metrics = nn.ModuleDict({f"stream_{i}": OODMetrics(self.score_names(), names) for i, names in enumerate(kinds)})
         self.metrics.to(self.device)
-        self.results, self.refused = {}, {}
 
     def _begin_run(self) -> None:
         self.prepare()
         self.decision.prepare(self, self.trainer.datamodule)  # type: ignore[attr-defined]
         self.decision.refresh(self)
         self.adaptation, self._seen, self._told = {}, Counter(), {}
+        self._index_checks = [IndexCheck(places_of(loader)) for loader in stream_loaders(self.trainer).values()]
+        self.results, self.refused = {}, {}
 
     on_predict_start = _begin_run
 
@@ -83,6 +89,8 @@ class ANTS(Detector):
             world, rank = (self._trainer.world_size, self._trainer.global_rank) if self._trainer else (1, 0)
             index = (self._seen[loader] + torch.arange(len(x), device=x.device)) * world + rank
             self._seen[loader] += len(x)
+        elif self._index_checks:
+            self._index_checks[loader](index)
         features, patches = self._look(x)
         kept, good = None, features.isfinite().all(1)
         if patches is not None:
@@ -114,7 +122,8 @@ class ANTS(Detector):
                 raise ValueError(f"features alone hold no patches: {', '.join(names)} needs images")
             return x.float(), None
         if len(x):
-            return self.encode(x)
+            check_pixels(x, self.clip.visual)
+            return in_words(self.encode, x, self.clip.visual)
         return self.id_text[:0], self.id_text.new_empty(0, 1, self.id_text.shape[1]) if self._with_patches else None
 
     def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -173,11 +182,19 @@ class ANTS(Detector):
                 continue
             frozen = {"lambda": self.weight, "n_ens": len(self.ens), "n_vsnl": len(self.vsnl)}
             decided = {} if self.decision.value is None else {"threshold": self.decision.value}
-            result = self.results[stream] = {"group": group, **computed, **self.adaptation.get(stream, frozen), **decided}
+            adapted = self.adaptation.get(stream, frozen)
+            faults = [*stream_faults(computed), *adapted.get("faults", ())]
+            result = self.results[stream] = {"group": group, **computed, **adapted, **decided, "faults": faults}
             flat = {f"{score}/{name}": v for score, values in result["scores"].items() for name, v in values.items()}
             flat |= {k: v for k, v in result.items() if isinstance(v, int | float) and not isinstance(v, bool)}
             for key, value in flat.items():
                 self.log(f"test/{group}/{stream}/{key}", float(value), add_dataloader_idx=False, rank_zero_only=True)
+
+    @property
+    def faults(self) -> dict[str, list[Fault]]:
+        """What makes columns of the last run meaningless, by stream; after a prediction, what kept it from learning."""
+        found = {**self.adaptation, **self.results}
+        return {stream: of["faults"] for stream, of in found.items() if of.get("faults")}
 
     def on_test_end(self) -> None:
         """Keep text features; only now, with the good streams reported, refuse those that could not be measured."""

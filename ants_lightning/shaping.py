@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from ants_lightning.asking import Asker
 from ants_lightning.baselines import activated, confident, mean_activation, otsu_threshold
 from ants_lightning.evidence import Evidence, Rows
+from ants_lightning.health import Health, adaptation_faults
 from ants_lightning.hygiene import Hygiene, fold
 from ants_lightning.mining import frequent_classes, similar_classes
 from ants_lightning.scoring import adaptive_weight, balanced_scores
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from ants_lightning.module import ANTS
 
 _LAMBDAS = {"paper": 0.5, "prequential": 0.5}
-_OWN = (
-    "answers", "sentences", "of_all_classes", "fresh", "lambdas", "refreshes", "n_held", "balanced", "n_dropped", "dropped_names",
-)  # fmt: skip
+_OWN = ("answers", "sentences", "of_all_classes", "fresh", "learnt", "lambdas", "refreshes", "n_held", "balanced")
+_CHUNK = 1024  # images scored at a time
 
 
 class Shaper:
@@ -40,20 +39,21 @@ class Shaper:
         self.sentences: list[str] = []
         self.of_all_classes: dict[str, list[str]] = {}  # similar names of every ID class, for the baselines that want them
         self.fresh = True  # nothing learnt yet that the next stream may keep
+        self.learnt = {"ens": False, "vsnl": False}  # whether a space holds texts of the MLLM
         self.asker: Asker
         self._clear()
 
     def _clear(self) -> None:
         """What is counted by stream."""
         self.lambdas, self.refreshes, self.n_held = dict(_LAMBDAS), 0, 0  # n_held: sync points at which the guard held a refresh
-        self.n_dropped, self.dropped_names = 0, list[str]()  # sentences; names, which come again with their class
+        self.health = Health()
         self.balanced = torch.zeros(2, dtype=torch.float64)  # sums of o_ens and o_vsnl over the stream
 
     def take_up(self, model: ANTS, asker: Asker) -> None:
         """Work with this model and asker from now on."""
         self.asker = asker
         s = self.settings
-        self.hygiene = Hygiene(model.class_names, model.id_text, s.max_id_similarity) if s.hygiene else None
+        self.hygiene = Hygiene(model.class_names, model.id_text, s.max_id_similarity, names=s.hygiene)
         model.ens.capacity = s.ens_size
 
     def begin(self, model: ANTS, asker: Asker) -> None:
@@ -63,8 +63,10 @@ class Shaper:
             classes, dim = model.id_text.shape
             self.evidence = Evidence(dim, s.gamma, s.eta, s.bank_size, s.threshold, classes)
             self.answers, self.sentences = {}, model.neglabel.labels if s.init == "neglabel" else []
+            self.learnt = {"ens": False, "vsnl": False}
             if start:
                 self.answers, self.sentences = start.answers, start.ens.labels
+                self.learnt = {"ens": len(start.ens) > 0, "vsnl": len(start.vsnl) > 0}
         elif self.evidence.bank:  # the images of another stream cannot be shown any more
             self.evidence.set_described(torch.arange(len(self.evidence.bank["index"])))
         self._clear()
@@ -93,6 +95,9 @@ class Shaper:
         model.decision.learn(rows["ood_score"])
         self.fresh = False
         if not s.score_after_refresh:
+            self.health.scored(len(rows["index"]), self.learnt)
+        before = model.ens.labels, model.vsnl.labels
+        if not s.score_after_refresh:
             self._balance(model, rows["features"])
         ready = model.shaped and self.evidence.n_seen >= s.min_images
         held = ready and not self.evidence.shows_negatives(s.min_separation)
@@ -111,13 +116,22 @@ class Shaper:
             self._weigh(model, negative)
         if s.score_after_refresh:
             self._balance(model, rows["features"])
+            self.health.scored(len(rows["index"]), self.learnt)
+        self.health.synced(changed=before != (model.ens.labels, model.vsnl.labels))
         model.decision.refresh(model)
 
     def _score_prequentially(self, model: ANTS, new: Tensor) -> None:
         """Score new negative images before their own sentences enter; not while VSNL is empty: `vsnl` is `neglabel` then."""
         if len(new) and len(model.vsnl):
-            scores = model.score_spaces(self.evidence.bank["features"][new].to(model.device))["scores"]
-            self.evidence.set_prequential(new, torch.stack([scores["ens"], scores["vsnl"]], 1).cpu())
+            self.evidence.set_prequential(new, self._scores(model, new).cpu())
+
+    def _scores(self, model: ANTS, rows: Tensor) -> Tensor:
+        """`o_ens, o_vsnl` `(n, 2)` of rows of the bank in the current spaces, some at a time: all at once may take gigabytes."""
+        parts = []
+        for some in rows.split(_CHUNK):
+            scores = model.score_spaces(self.evidence.bank["features"][some].to(model.device))["scores"]
+            parts.append(torch.stack([scores["ens"], scores["vsnl"]], 1))
+        return torch.cat(parts)
 
     def _refresh(self, model: ANTS, negative: Tensor, new: Tensor) -> None:
         """Ask the MLLM for this rank's share, exchange the answers, push ENS (eq. 7) and set VSNL (eq. 11)."""
@@ -132,9 +146,30 @@ class Shaper:
         said, similar = asker.exchange(asker.describe(evidence.bank, new, model.class_names), labels)
         self.answers = {**self.answers, **{name: similar[name] for name in unknown.values() if name in similar}}
         evidence.set_described(torch.tensor(list(said), dtype=torch.long))
-        self.n_dropped += len(self._push(model, model.ens, [said[row] for row in sorted(said) if said[row]], "sentence_prompt"))
+        if not s.similar_images:
+            asker.images.forget(evidence.bank["index"][list(said)].tolist())
+        sentences = [said[row] for row in sorted(said) if said[row]]
+        self.health.heard([fold(sentence) for sentence in sentences])
+        self._refuse_what_is_always_said(model)
+        good = [sentence for sentence in sentences if fold(sentence) not in self.health.repeated]
+        dropped = self._push(model, model.ens, good, "sentence_prompt")
+        self.health.drop_sentences(dropped)
+        self.learnt = {**self.learnt, "ens": self.learnt["ens"] or len(good) > len(dropped)}
         self.sentences = model.ens.labels
         self._set_vsnl(model, [model.class_names[c] for c in near])
+
+    def _refuse_what_is_always_said(self, model: ANTS) -> None:
+        """Take the answer to most images, and that to most classes, for a refusal: out of the spaces and out of the record."""
+        refused = self.health.refuse_sentence()
+        if refused:
+            keep = torch.tensor([fold(text) != refused for text in model.ens.labels], dtype=torch.bool)
+            texts = [text for text, stays in zip(model.ens.labels, keep.tolist(), strict=True) if stays]
+            model.ens.replace(texts, model.ens.features[keep.to(model.ens.features.device)])
+            self.asker.guard.forget(lambda answer: fold(str(answer)) == refused, "describe", self.asker.rank == 0)
+        names = self.health.refuse_names(self.answers)
+        if names:
+            self.answers = {name: [] if answer == names else answer for name, answer in self.answers.items()}
+            self.asker.guard.forget(lambda answer: answer == names, "similar_classes", self.asker.rank == 0)
 
     def _ask_for_all_classes(self, model: ANTS) -> None:
         """Similar names of every ID class, once a run, for the baselines that want them (EOE)."""
@@ -151,23 +186,25 @@ class Shaper:
     def _set_vsnl(self, model: ANTS, names: list[str]) -> None:
         """Labels similar to these classes, as far as the MLLM has answered."""
         model.vsnl.clear()
-        dropped = self._push(model, model.vsnl, [label for name in names for label in self.answers.get(name, [])], "id_prompt")
-        self.dropped_names = list(dict.fromkeys([*self.dropped_names, *dropped]))
+        self.health.drop_labels(
+            self._push(model, model.vsnl, [label for name in names for label in self.answers.get(name, [])], "id_prompt")
+        )
+        self.learnt = {**self.learnt, "vsnl": len(model.vsnl) > 0}
         model.spaces_changed()
 
-    def _push(self, model: ANTS, space: TextSpace, answers: list[str], prompt: str) -> list[str]:
-        """Push answers as texts; another spelling of a text of the space counts as that. Returns those that hygiene dropped."""
-        good = [answer for answer in answers if not (self.hygiene and self.hygiene.is_id_name(answer))]
-        kept = list[str]()
+    def _push(self, model: ANTS, space: TextSpace, answers: list[str], prompt: str) -> list[tuple[str, str]]:
+        """Push answers as texts; another spelling of a text of the space counts as that. Returns those dropped, with the reason."""
+        dropped = [(answer, "are an ID class name") for answer in answers if self.hygiene.is_id_name(answer)]
+        good = [answer for answer in answers if not self.hygiene.is_id_name(answer)]
         if good:
             spelling = {fold(text): text for text in space.labels}
             texts = [model.hparams[prompt].format(answer) for answer in good]
             texts = [spelling.setdefault(fold(text), text) for text in texts]
             features = model.encoder(texts)
-            far = self.hygiene.far_enough(features).tolist() if self.hygiene else [True] * len(texts)
-            kept = [answer for answer, keep in zip(good, far, strict=True) if keep]
+            far = self.hygiene.far_enough(features).tolist()
+            dropped += [(answer, "are close to an ID class") for answer, keep in zip(good, far, strict=True) if not keep]
             space.push([text for text, keep in zip(texts, far, strict=True) if keep], features[far])
-        return list((Counter(answers) - Counter(kept)).elements())
+        return dropped
 
     def _rank_ens(self, model: ANTS, rows: Rows) -> None:
         """Rank the ENS queue by the images since the last sync point (`activated`); not while none is surely ID or surely OOD."""
@@ -199,31 +236,45 @@ class Shaper:
     def _weigh(self, model: ANTS, negative: Tensor) -> None:
         """Both estimates of λ (eq. 14)."""
         if len(negative):
-            scores = model.score_spaces(self.evidence.bank["features"][negative].to(model.device))["scores"]
             pairs = self.evidence.bank["prequential"][negative]
             self.lambdas = {
                 **self.lambdas,
-                "paper": adaptive_weight(scores["ens"], scores["vsnl"]),
+                "paper": adaptive_weight(*self._scores(model, negative).unbind(1)),
                 "prequential": adaptive_weight(*pairs[~pairs.isnan().any(1)].unbind(1)),
             }
         model.weight = self.lambdas.get(self.settings.weight, 0.5)
 
     def report(self, model: ANTS) -> dict[str, Any]:
         """What results, logs and the progress bar show of the adaptation."""
-        held = {} if self.settings.min_separation is None else {"n_held": self.n_held}
+        counts, s = self.asker.counts, self.settings
+        health = self.health.report(counts) | {
+            "refreshes": self.refreshes, "images": self.evidence.n_seen, "candidates": self.evidence.n_candidates,
+            "refresh_every": s.refresh_every, "min_images": s.min_images, "gamma": s.gamma, "cause": self.asker.cause,
+            "learnt": self.learnt,
+            **({} if s.min_separation is None else {"held": self.n_held}),
+        }  # fmt: skip
         return {
             "lambda": model.weight, **{f"lambda_{name}": value for name, value in self.lambdas.items()},
             "gamma": self.evidence.threshold, "n_negative_images": self.evidence.n_negative, "n_ens": len(model.ens),
-            "n_vsnl": len(model.vsnl), "n_dropped": self.n_dropped + len(self.dropped_names), **self.asker.counts, **held,
+            "n_vsnl": len(model.vsnl), "n_dropped": sum(health["dropped"].values()),
+            **{name: counts[name] for name in ("mllm_calls", "mllm_recalled", "mllm_failures", "mllm_seconds")},
+            "health": health, "faults": adaptation_faults(health, self._unanswered(model)) if model.shaped else [],
         }  # fmt: skip
+
+    def _unanswered(self, model: ANTS) -> list[str]:
+        """Baselines that want similar names of all classes, and got none."""
+        asking = [name for name, baseline in model.baselines.items() if baseline.asks_similar]
+        return [] if any(self.of_all_classes.values()) else asking
 
     def state(self) -> dict[str, Any]:
         """See `ANTS.state`."""
-        return {**{name: getattr(self, name) for name in _OWN}, "evidence": self.evidence.state(), "asker": self.asker.state()}
+        own = {name: getattr(self, name) for name in _OWN}
+        return {**own, "health": self.health.state(), "evidence": self.evidence.state(), "asker": self.asker.state()}
 
     def restore(self, model: ANTS, asker: Asker, state: dict[str, Any]) -> None:
         """Become what `state` told; the model's own state is restored already."""
         vars(self).update({name: state[name] for name in _OWN})
+        self.health.restore(state["health"])
         self.evidence.restore(state["evidence"])
         asker.restore(state["asker"])
         self.take_up(model, asker)

@@ -1,5 +1,6 @@
 """`FolderDataModule`: the unlabelled images of a folder, for `trainer.predict`."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class FolderDataModule(L.LightningDataModule):
     ) -> None:  # fmt: skip
         super().__init__()
         self.folder = Path(folder).expanduser()
-        self.class_names = read_class_names(class_names) if isinstance(class_names, str) else class_names
+        self.class_names = read_class_names(class_names) if isinstance(class_names, str | os.PathLike) else class_names
         self.batch_size, self.num_workers, self.transform = batch_size, num_workers, transform
 
     def setup(self, stage: str) -> None:

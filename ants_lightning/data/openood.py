@@ -1,5 +1,6 @@
 """`OpenOODDataModule`: the benchmarks of OpenOOD v1.5 from its own lists, and the four-set ImageNet benchmark of MOS."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,7 @@ class OpenOODDataModule(OODDataModule):
         facts = BENCHMARKS[benchmark]
         if covariate_shifted and not facts.shifted:
             raise ValueError(f"benchmark {benchmark!r} has no covariate-shifted ID sets")
-        names = read_class_names(class_names) if isinstance(class_names, str) else class_names or CLASS_NAMES[facts.classes]
+        names = read_class_names(class_names) if isinstance(class_names, str | os.PathLike) else class_names or CLASS_NAMES[facts.classes]
         lists = ImageLists(root, names)
         known = [*facts.id_sets.values()] if id_lists is None else [(path, None) for path in id_lists]
         id_set = lists.read([*known, *(facts.shifted.values() if covariate_shifted else ())], is_id=True)

@@ -30,6 +30,8 @@ from ants_lightning.mllm import MLLM, SIMILAR_PROMPT, TransformersMLLM
 class PerfectCaptions:
     """Says what was drawn: the upper bound of `describe`; similar classes are the true ones."""
 
+    replays = True  # it knows the drawings of its data alone
+
     def __init__(self, data: DemoDataModule) -> None:
         sets = [data.id_set, *data.ood_sets.values()]
         self.drawn = {_key(s[i][0]): (s.specs, i) for s in sets for i in range(len(s))}  # type: ignore[attr-defined,arg-type]
@@ -56,6 +58,8 @@ class PerfectCaptions:
 
 class Blind:
     """The real LLaVA with its eyes covered: other images are described, or any class names are given as similar ones."""
+
+    replays = True  # a question before the stream would draw other images
 
     def __init__(self, mllm: MLLM, data: DemoDataModule, sentences: bool, names: bool) -> None:
         self.mllm, self.sentences, self.names = mllm, sentences, names
