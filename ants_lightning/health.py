@@ -147,7 +147,8 @@ def _why(health: Mapping[str, Any], never: list[str]) -> str:
         if health.get("held"):
             return f"min_separation held all {health['held']:,} refreshes"
     if any(health["learnt"][score] for score in never):
-        return f"they came at the last of {health['sync_points']:,} sync points, refresh_every is {health['refresh_every']:,} batches"
+        every = f"refresh_every is {health['refresh_every']:,} batches"
+        return f"they came at the last of {health['sync_points']:,} sync points, {every}"
     if never == ["ens"] and not health["images_shown"]:
         return f"none was shown to it; S_nl was below γ = {health['gamma']:g} for {health['candidates']:,} of {images:,} images"
     if dropped:

@@ -110,7 +110,8 @@ class NegativeMemory(L.Callback):
         self.settings: dict[str, Any] = given
         ones = ("refresh_every", "similar", "ens_size", "bank_size", "activated")
         check_whole(1, **{name: given[name] for name in ones if given[name] is not None})
-        check_whole(0, **{name: given[name] for name in ("min_candidates", "max_refreshes", "min_images") if given[name] is not None})
+        others = ("min_candidates", "max_refreshes", "min_images")
+        check_whole(0, **{name: given[name] for name in others if given[name] is not None})
         flags = ("score_after_refresh", "persist", "similar_images", "hygiene", "adapt")
         check_flags(**{name: given[name] for name in flags})
         if not (0 <= gamma <= 1 and 0 < eta <= 1 and 0 < delta <= 1):
@@ -253,10 +254,8 @@ class NegativeMemory(L.Callback):
         if self.stream < 0:
             return
         here, most, interval = self._batches[self.stream], self._most[self.stream], self._interval
-        if math.isinf(most):  # of one rank: several share sized streams alone
-            left = int(bool(self._pending))
-        else:
-            left = math.ceil(most / interval) - int(here // interval)
+        unsized = math.isinf(most)  # on one rank: several share sized streams alone
+        left = int(bool(self._pending)) if unsized else math.ceil(most / interval) - int(here // interval)
         for _ in range(left):
             self._sync(pl_module)
         name = list(self._loaders)[self.stream]

@@ -160,3 +160,72 @@ def test_fewer_names_are_the_first_of_more(answer, count):
 def test_names_written_in_a_style_are_read_again(style, names):
     names = [name for name in names if name.lower() != "and"] or ["fox"]
     assert parse_names(STYLES[style](names), 5) == names
+
+
+REFUSALS = [
+    "I'm sorry, but I can't help with that.", "I’m sorry, I cannot describe this image.", "Sorry, I can't do that.",
+    "I cannot assist.",
+    "As an AI language model, I cannot see images.", "Unfortunately, the image is blurry.", "I'm unable to view the image.",
+    "Unable to process the image.", "There is no image.", "No image was provided.", "Please provide an image.", "N/A",
+    "It looks like you didn't attach an image.", "Es tut mir leid, das kann ich nicht.", "Lo siento, no puedo.", "抱歉，我无法帮助。",
+    "**I'm sorry**, no.", "<think>He wants a name.</think>I can't name it.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", REFUSALS)
+def test_a_refusal_is_no_answer(answer):
+    assert parse_sentence(answer) == "" and parse_names(answer, 5) == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["A sorry-looking dog.", "Here comes a dog.", "Sorry-looking dogs on a lawn.", "I beam of steel",
+     "A man who is unable to swim.",
+     "Unfortunate fish on a plate", "A thinking man", "A clock that shows 3:45 on a wall", "An airplane", "Nonetheless a bird"],
+)  # fmt: skip
+def test_what_only_begins_like_a_refusal_or_a_preamble_is_a_sentence(sentence):
+    assert parse_sentence(sentence) == sentence
+
+
+THOUGHTS = [
+    "<think>\nOkay, a few words.\n</think>\n\n{}", "Okay, a few words.\n</think>\n{}", "<thinking>A cat, a dog.</thinking> {}",
+    "<reasoning>Hm</reasoning>{}", "◁think▷hm◁/think▷{}", "<think>" + "a thought, and " * 1000 + "</think>{}",
+    "<|channel|>analysis<|message|>A cat, a dog.<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", THOUGHTS)
+def test_thoughts_are_no_answer_and_what_follows_them_is(form):
+    assert parse_sentence(form.format("A red bird.")) == "A red bird."
+    assert parse_names(form.format("wolf, fox"), 5) == ["wolf", "fox"]
+
+
+@pytest.mark.parametrize("cut", ["<think>\nOkay, wolf, fox", "<|channel|>analysis<|message|>wolf, fox"])
+def test_an_answer_that_was_cut_in_its_thoughts_is_none(cut):
+    assert parse_sentence(cut) == "" and parse_names(cut, 5) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["Sure! Here is a description:\nA red bird", "Sure! Here's a description in a few words: A red bird",
+     "### Main object\nA red bird",
+     "**Answer:** A red bird", "Description: A red bird", "The main object is:\n- A red bird", "Sure!\nA red bird",
+     "Okay. A red bird",
+     '```json\n{"caption": "A red bird"}\n```', '{"description": "A red bird"}', '["A red bird", "A bird"]', "```\nA red bird\n```",
+     "Certainly, here are a few words:\n\n**A red bird**", "The main object in this image is: A red bird"],
+)  # fmt: skip
+def test_the_dress_of_a_sentence_is_taken_off(answer):
+    assert parse_sentence(answer) == "A red bird"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["1. **Wolf**: a wild dog, of the north\n2. **Red fox**: small", "1. Wolf - a wild dog\n2. Red fox – a small, red one",
+     '[{"name": "Wolf"}, {"name": "Red fox"}]', '{"1": "Wolf", "2": "Red fox"}',
+     "1. Wolf\n   - similar fur\n2. Red fox\n   - its tail",
+     "| Name |\n|---|\n| Wolf |\n| Red fox |", "| # | Name | Why |\n|---|---|---|\n| 1 | Wolf | fur |\n| 2 | Red fox | tail |",
+     "Sure!\n1. Wolf (Canis lupus)\n2. Red fox (Vulpes)\nHope this helps!", "Sure, Wolf, Red fox", "Names: Wolf or Red fox",
+     "### Similar classes\n- Wolf\n- Red fox", "Wolf、Red fox"],
+)  # fmt: skip
+def test_the_dress_of_names_is_taken_off(answer):
+    assert parse_names(answer, 5) == ["Wolf", "Red fox"]

@@ -1,12 +1,15 @@
 """The record of answers, and runs from it alone."""
 
+import json
+import os
+
 import pytest
 import torch
 from PIL import Image
 
 from ants_lightning import demo
 from ants_lightning.mllm import ReplayMLLM, TransformersMLLM
-from ants_lightning.mllm.record import Asked, Record, pixel_hash
+from ants_lightning.mllm.record import Asked, Record, hash_of, pixel_hash
 
 ME, OTHER = {"model": "me"}, {"model": "other"}
 FOX, CAT = Asked("similar_classes", "fox", 5, None), Asked("describe", "cat", None, "abc")
@@ -35,6 +38,129 @@ def test_torn_and_foreign_lines_are_skipped_counted_and_written_past(tmp_path, c
     assert Record(path, ME).answers == {FOX: ["wolf"], CAT: "again"}
 
 
+ODD = {
+    "identity without mllm": {"identity": ME},
+    "identity of another hash": {"mllm": hash_of(ME), "identity": OTHER},
+    "identity and answer": {"mllm": hash_of(ME), "identity": ME, "answer": 5},
+    "mllm is a list": {"mllm": [1], "identity": ME},
+    "answer of a list": {"mllm": [hash_of(ME)], "ask": "describe", "name": "x", "count": None, "image": "h", "answer": "a"},
+    "no name": {"mllm": hash_of(ME), "ask": "describe", "count": None, "image": "h", "answer": "a"},
+    **{
+        f"{key} is {value!r}": {
+            "mllm": hash_of(ME), "ask": "describe", "name": "x", "count": None, "image": "h", "answer": "a", key: value,
+        }
+        for key, value in [
+            ("name", ["x"]), ("name", None), ("ask", 3), ("ask", []), ("ask", "similar_classes"), ("image", {}), ("image", 1),
+            ("count", 1.5), ("count", True), ("count", [2]), ("answer", 5), ("answer", ["a"]), ("answer", {"a": 1}), ("answer",
+            [5]),
+        ]
+    },
+    "a list": ["mllm", "ask", "name", "count", "image", "answer"],
+    "a text": "mllm",
+    "a number": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_line_of_another_form_is_skipped_and_counted(kind, tmp_path, caplog):
+    path = tmp_path / "mllm.jsonl"
+    Record(path, ME).add([(FOX, ["wolf"])])
+    with path.open("a") as file:
+        file.write(json.dumps(ODD[kind]) + "\n\n")
+    Record(path, ME).add([(CAT, "a cat")])
+    assert Record(path, ME).answers == {FOX: ["wolf"], CAT: "a cat"} and "1 lines could not be read" in caplog.text
+    replay = ReplayMLLM(str(path))
+    replay.setup(torch.device("cpu"))
+    assert replay.identity() == ME and replay.similar_classes(["fox"]) == [["wolf"]]
+
+
+@pytest.mark.parametrize("content", [b"my notes\n", b"\x89PNG\r\n\x1a\n\0\0", b'{"a": 1}\n{"b": 2}\n', b"[]", b"a,b\n1,2\n" * 999])
+def test_a_file_of_somebody_else_is_named_and_left_alone(content, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        Record(path, ME)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("left", [0, 1, 5, 30, 60])
+def test_a_file_whose_only_line_was_torn_by_a_full_disk_is_ours(left, tmp_path):
+    path = tmp_path / "mllm.jsonl"
+    Record(path, ME).add([(FOX, ["wolf"])])
+    path.write_bytes(path.read_bytes()[:left])
+    Record(path, ME).add([(CAT, "a cat")])
+    assert Record(path, ME).answers == {CAT: "a cat"}
+    replay = ReplayMLLM(str(path))
+    replay.setup(torch.device("cpu"))  # the identity, torn too, was told again
+    assert replay.identity() == ME
+
+
+def test_a_folder_or_a_pipe_is_no_record(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ValueError, match="no regular file"):
+            Record(path, ME)
+
+
+def test_an_identity_of_other_types_is_told_or_written_as_text(tmp_path):
+    Record(tmp_path / "a.jsonl", {"model": tmp_path, "dtype": torch.float32}).add([(FOX, ["wolf"])])
+    assert Record(tmp_path / "a.jsonl", {"model": str(tmp_path), "dtype": "torch.float32"}).answers == {FOX: ["wolf"]}
+    for identity in (5, {"a": 1, (1, 2): 3}):
+        with pytest.raises(ValueError, match="identity"):
+            Record(tmp_path / "b.jsonl", identity)
+
+
+def test_an_empty_answer_is_asked_again_by_a_later_run_and_repeated_by_a_replay(tmp_path):
+    path = tmp_path / "mllm.jsonl"
+    first = Record(path, ME)
+    first.add([(FOX, []), (CAT, "")])
+    assert first.answers == {FOX: [], CAT: ""}  # this run asks once
+    later = Record(path, ME)
+    assert later.answers == {} and later.said == {FOX: [], CAT: ""}
+    later.add([(FOX, ["wolf"]), (CAT, "")])
+    assert Record(path, ME).answers == {FOX: ["wolf"]} and Record(path, ME).said == {FOX: ["wolf"], CAT: ""}
+    replay = ReplayMLLM(str(path))
+    replay.setup(torch.device("cpu"))
+    assert replay._look_up("describe", "cat", None, None) is None
+    assert replay.similar_classes(["fox"]) == [["wolf"]]
+    assert replay._opened().said[CAT] == ""
+
+
+def test_a_run_that_goes_on_recalls_its_own_empty_answers_but_not_those_of_earlier_runs(tmp_path):
+    path = tmp_path / "mllm.jsonl"
+    Record(path, ME).add([(FOX, [])])
+    run = Record(path, ME)
+    began = run.count
+    run.add([(CAT, "")])
+    resumed = Record(path, ME)
+    assert resumed.count == run.count == began + 1 and resumed.since(began) == [CAT]
+    resumed.go_on(began)
+    assert resumed.answers == {CAT: ""}
+
+
+def test_what_is_forgotten_is_gone_until_it_is_answered_again(tmp_path):
+    path = tmp_path / "mllm.jsonl"
+    record = Record(path, ME)
+    record.add([(FOX, ["wolf"]), (CAT, "I cannot see it")])
+    start = record.count
+    record.forget([CAT, Asked("describe", "dog", None, "abc")])
+    assert record.answers == record.said == {FOX: ["wolf"]} == Record(path, ME).said and record.since(start) == []
+    assert Record(path, ME).count == record.count == start + 1  # only what was known is taken back
+    Record(path, ME).add([(CAT, "a cat")])
+    assert Record(path, ME).answers == {FOX: ["wolf"], CAT: "a cat"}
+    assert Record(path, ME).since(start) == [CAT]
+    record = Record(path, ME)
+    record.forget([FOX], write=False)
+    assert record.answers == {CAT: "a cat"} and FOX in Record(path, ME).answers
+
+
+def test_a_record_is_ascii_whatever_the_texts_hold(tmp_path):
+    path, odd = tmp_path / "mllm.jsonl", Asked("describe", "caf\udce9 \n\u2028", None, "abc")
+    Record(path, {"model": "\ud800"}).add([(odd, "\ud83d dog")])
+    assert path.read_bytes().isascii() and len(path.read_bytes().splitlines()) == 2
+    assert Record(path, {"model": "\ud800"}).answers == {odd: "\ud83d dog"}
+
+
 def test_a_rank_that_does_not_write_still_knows_the_answers(tmp_path):
     record = Record(tmp_path / "mllm.jsonl", ME)
     record.add([(FOX, ["wolf"])], write=False)
@@ -61,12 +187,12 @@ def test_a_repeated_run_asks_nothing_and_a_replay_needs_no_model_and_both_give_t
     first = run(llava())[2]
     asked = {name: stream["mllm_calls"] for name, stream in first["streams"].items()}
     recalled = {name: stream["mllm_recalled"] for name, stream in first["streams"].items()}
-    monkeypatch.setattr(TransformersMLLM, "load", None)  # no model from here on
     record = tmp_path / "mllm.jsonl"
     kept = record.read_bytes()
     assert len(kept.splitlines()) == 1 + sum(asked.values()) and str(tmp_path).encode() not in kept
     again = run(llava())[2]
     assert scores(again) == scores(first) and record.read_bytes() == kept
+    monkeypatch.setattr(TransformersMLLM, "load", None)  # no model from here on
     record.rename(tmp_path / "moved.jsonl")
     replayed = run(ReplayMLLM(str(tmp_path / "moved.jsonl")))[2]
     assert scores(replayed) == scores(first) and set(record.read_bytes().splitlines()) == set(kept.splitlines())

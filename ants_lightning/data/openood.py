@@ -110,7 +110,8 @@ class OpenOODDataModule(OODDataModule):
         facts = BENCHMARKS[benchmark]
         if covariate_shifted and not facts.shifted:
             raise ValueError(f"benchmark {benchmark!r} has no covariate-shifted ID sets")
-        names = read_class_names(class_names) if isinstance(class_names, str | os.PathLike) else class_names or CLASS_NAMES[facts.classes]
+        is_file = isinstance(class_names, str | os.PathLike)
+        names = read_class_names(class_names) if is_file else class_names or CLASS_NAMES[facts.classes]  # type: ignore[arg-type]
         lists = ImageLists(root, names)
         known = [*facts.id_sets.values()] if id_lists is None else [(path, None) for path in id_lists]
         id_set = lists.read([*known, *(facts.shifted.values() if covariate_shifted else ())], is_id=True)

@@ -1,6 +1,7 @@
 """Seeded streams of an ID and one or more OOD sets, and the data module that serves them."""
 
 import hashlib
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
@@ -275,7 +276,7 @@ class OODDataModule(L.LightningDataModule):
 def _class_names(given: list[str] | str | None, classes: Sequence[str] | None) -> list[str] | None:
     if given is None:
         return None if classes is None else [name.replace("_", " ") if isinstance(name, str) else name for name in classes]
-    names = read_class_names(given) if isinstance(given, str) else given
+    names = read_class_names(given) if isinstance(given, str | os.PathLike) else given
     if classes is not None and len(names) < len(classes):
         raise ValueError(f"{len(names)} class names for the {len(classes)} classes of the ID set")
     return names

@@ -20,7 +20,9 @@ class MLLM(Protocol):
     """A multimodal LLM. Answers come in the order of the questions.
 
     An empty answer means "nothing usable"; None, that this question failed and may be asked again; an exception, that all failed.
-    One with a method `identity() -> dict[str, Any]`, which tells all that its answers depend on, is recorded (`mllm.record`).
+    A builtin TimeoutError or ConnectionError means that it is gone: nothing more is asked in this refresh. One with a method
+    `identity() -> dict[str, Any]`, which tells all that its answers depend on, is recorded (`mllm.record`). An attribute
+    `at_once: int` tells how many questions are worth giving in one call; without it they are 32.
     """
 
     def setup(self, device: torch.device) -> None:
@@ -44,6 +46,7 @@ class Question:
 
     text: str
     image: Image | None = None
+    names: bool = False  # it asks for a list of names
 
 
 class ChatMLLM:
@@ -57,7 +60,14 @@ class ChatMLLM:
         describe_prompt: asks for a few words on an image; `{name}` is the class name to avoid.
         similar_prompt: asks for similar classes; `{name}` and `{count}` are filled in.
         similar_image_prompt: the same beside an image that was taken for `{name}`.
+
+    Attributes:
+        at_once: questions worth giving in one call: fewer leave the MLLM idle, more only make the call longer.
+        heard: the first answer of the last call, as it was given, to tell the user what could not be used.
     """
+
+    at_once: int = 32
+    heard: str = ""
 
     def __init__(
         self, max_new_tokens: int = 48, max_image_side: int | None = None, describe_prompt: str = DESCRIBE_PROMPT,
@@ -76,7 +86,7 @@ class ChatMLLM:
         """See `MLLM.setup`."""
 
     def answer(self, questions: Sequence[Question]) -> list[str | None]:
-        """The raw answers; None for those that failed. Raises when all did."""
+        """The raw answers; None for those that failed. Raises when all did, as `MLLM` says."""
         raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
@@ -86,7 +96,7 @@ class ChatMLLM:
     def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str | None]:
         """See `MLLM.describe`; "" where the answer held nothing."""
         pairs = zip(images, avoid, strict=True)
-        answers = self.answer([self._question("describe", image, {"name": name}) for image, name in pairs])
+        answers = self._heard(self.answer([self._question("describe", image, {"name": name}) for image, name in pairs]))
         return [None if answer is None else parse_sentence(answer) for answer in answers]
 
     def similar_classes(
@@ -94,14 +104,18 @@ class ChatMLLM:
     ) -> list[list[str] | None]:
         """See `MLLM.similar_classes`."""
         pairs = zip(names, images or [None] * len(names), strict=True)
-        answers = self.answer([
+        answers = self._heard(self.answer([
             self._question("similar" if image is None else "similar_image", image, {"name": name, "count": count})
             for name, image in pairs
-        ])  # fmt: skip
+        ]))  # fmt: skip
         return [None if answer is None else parse_names(answer, count) for answer in answers]
 
     def _question(self, kind: str, image: Image | None, fields: Mapping[str, Any]) -> Question:
         if image is not None and self.max_image_side and max(image.size) > self.max_image_side:
             image = image.copy()
             image.thumbnail((self.max_image_side, self.max_image_side), Resampling.BICUBIC)
-        return Question(self.prompts[kind].format(**{"count": "", **fields}), image)
+        return Question(self.prompts[kind].format(**{"count": "", **fields}), image, names=kind != "describe")
+
+    def _heard(self, answers: list[str | None]) -> list[str | None]:
+        self.heard = next((answer for answer in answers if answer), "")
+        return answers

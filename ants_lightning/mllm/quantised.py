@@ -4,6 +4,7 @@ With AVX512-BF16 bitsandbytes repacks a 4-bit weight at its first use and comput
 layer that does not fit into the packed form fails. Other versions may bring other such paths, so one layer of each kind is tried.
 """
 
+import logging
 import platform
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,24 @@ def fits_fast_path(out_features: int, in_features: int, blocksize: int, dtype: t
     (True, False)
     """
     return dtype == torch.bfloat16 and out_features % BLOCK_OUT == 0 and in_features % blocksize == 0
+
+
+class FirstOnly(logging.Filter):
+    """Lets each message through once: in int8 bitsandbytes repeats one at every product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is new."""
+        message = record.getMessage()
+        new = message not in self.seen
+        self.seen.add(message)
+        return new
+
+
+first_only = FirstOnly()
 
 
 def choose_paths(model: nn.Module) -> tuple[int, int]:
@@ -61,6 +80,7 @@ def check_layers(model: nn.Module, dtype: torch.dtype) -> int:
     Raises:
         RuntimeError: if a layer fails or differs; it names the layer, its shape, the versions and the CPU or GPU.
     """
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(first_only)
     kinds = set()
     for path, layer in model.named_modules():
         if type(layer).__name__ not in ("Linear4bit", "Linear8bitLt"):
