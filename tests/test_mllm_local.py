@@ -205,7 +205,10 @@ def test_a_signal_while_it_answers_goes_through_and_leaves_it_usable(images, set
     avoid = ["star"] * 7
     expected = ready(**settings).describe(images, avoid)
 
+    raised = []
+
     def terminate(*_):
+        raised.append(at)
         raise Terminated(143)
 
     before = signal.signal(signal.SIGTERM, terminate)
@@ -219,6 +222,7 @@ def test_a_signal_while_it_answers_goes_through_and_leaves_it_usable(images, set
             module.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Terminated):
             mllm.describe(images, avoid)
+        assert raised == [at]  # and nothing was tried again
     finally:
         signal.signal(signal.SIGTERM, before)
     if at == "load":

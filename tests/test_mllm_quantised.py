@@ -195,6 +195,12 @@ def test_loading_tells_of_such_a_layer_and_tries_again_the_next_time(monkeypatch
     assert mllm.similar_classes(["star"])[0]
 
 
+def test_int8_says_once_that_it_casts(caplog, monkeypatch):
+    monkeypatch.setattr("ants_lightning.mllm.quantised.first_only.seen", set())
+    assert loaded(quantization="int8").similar_classes(["star", "cup"])[0]
+    assert caplog.text.count("inputs will be cast from torch.float32") == 1
+
+
 def test_weights_of_zeros_are_fine():
     layer = four_bit(64, 64, FP32)
     with torch.no_grad():
