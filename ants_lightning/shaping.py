@@ -167,8 +167,9 @@ class Shaper:
             model.ens.replace(texts, model.ens.features[keep.to(model.ens.features.device)])
             self.asker.guard.forget(lambda answer: fold(str(answer)) == refused, "describe", self.asker.rank == 0)
         names = self.health.refuse_names(self.answers)
+        said = self.health.repeated
+        self.answers = {name: [] if ", ".join(answer) in said else answer for name, answer in self.answers.items()}
         if names:
-            self.answers = {name: [] if answer == names else answer for name, answer in self.answers.items()}
             self.asker.guard.forget(lambda answer: answer == names, "similar_classes", self.asker.rank == 0)
 
     def _ask_for_all_classes(self, model: ANTS) -> None:

@@ -4,8 +4,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean, stdev
@@ -51,6 +51,7 @@ class Column:
     group: str
     values: dict[str, dict[str, Value]]  # by score and metric
     published: dict[str, dict[str, Any]]  # by score: percent by metric, and `source`
+    meaningless: frozenset[str] = frozenset()  # scores whose figures mean nothing, as `Summary.warnings` say
 
     @property
     def title(self) -> str:
@@ -69,6 +70,7 @@ class Summary:
     columns: list[Column]
     notes: list[str]
     paths: list[str]
+    warnings: list[str] = field(default_factory=list)  # what makes figures meaningless
 
     def title(self, metrics: Sequence[str]) -> str:
         """What stands above the table."""
@@ -191,7 +193,7 @@ def _summary(runs: list[dict[str, Any]]) -> Summary:
             for score in dict.fromkeys(score for m in members for score in m)
         }
         published = {score: figures for score, figures in _published(first, key[0], key[1]).items() if score in values}
-        columns.append(Column(*key, values, published))
+        columns.append(Column(*key, values, published, _meaningless(runs, *key) & values.keys()))
     name, pretrained = model.get("name") or "", model.get("pretrained") or ""
     notes, paths = _notes(runs), [run["path"] for run in runs if "path" in run]
     sources = dict.fromkeys(figures["source"] for column in columns for figures in column.published.values())
@@ -200,7 +202,35 @@ def _summary(runs: list[dict[str, Any]]) -> Summary:
         notes.append(f"published with CLIP ViT-B/16 of OpenAI{other}: {'; '.join(sources)}")
     if paths:
         notes.append(f"from {', '.join(paths)}")
-    return Summary(first.get("benchmark") or "", name, pretrained, [run.get("seed") for run in runs], columns, notes, paths)
+    seeds = [run.get("seed") for run in runs]
+    return Summary(first.get("benchmark") or "", name, pretrained, seeds, columns, notes, paths, _warnings(runs))
+
+
+def _faults(runs: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """Stream, its results, run and fault of each fault that the results tell."""
+    for run in runs:
+        for name, stream in run["streams"].items():
+            for fault in stream.get("faults") or ():
+                yield name, stream, run, fault
+
+
+def _meaningless(runs: list[dict[str, Any]], kind: str, name: str, group: str) -> frozenset[str]:
+    """The scores of a column that a fault of one of its streams makes meaningless."""
+    found = set[str]()
+    for stream, results, _, fault in _faults(runs):
+        of = {"stream": name == stream, "set": name.startswith(f"{stream}: "), "group": name == results["group"]}
+        if kind == "mean" or of[kind]:
+            found |= set(results["scores"] if fault["scores"] is None else fault["scores"])
+    return frozenset(found)
+
+
+def _warnings(runs: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each fault; with several runs by seed."""
+    told = []
+    for stream, _, run, fault in _faults(runs):
+        seed = f" (seed {run.get('seed')})" if len(runs) > 1 else ""
+        told.append(f"! {stream}{seed}: {fault['text']}")
+    return told
 
 
 def _published(run: dict[str, Any], kind: str, name: str) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ DEFAULT = ("auroc", "fpr95", "fpr95_openood")
 BEST = {"fpr95": min, "fpr95_openood": min}
 FIELDS = (
     "run", "benchmark", "model", "pretrained", "kind", "name", "group", "score", "metric", "mean", "std", "n_seeds",
-    "published", "source",
+    "published", "source", "meaningless",
 )  # fmt: skip
 TEXTS = {*FIELDS} - {"kind", "metric", "mean", "std", "n_seeds", "published"}  # fields that hold names
 LATEX = {
@@ -37,11 +37,14 @@ def _grid(columns: Sequence[Column], scores: Sequence[str], metrics: Sequence[st
     """Title and cells, one a score, of each column; a column with published figures is followed by one that tells them."""
     grid = []
     for column in columns:
-        best = {m: BEST.get(m, max)(values[m].mean for values in column.values.values()) for m in metrics}
+        sound = [values for score, values in column.values.items() if score not in column.meaningless]
+        best = {m: BEST.get(m, max)((values[m].mean for values in sound), default=None) for m in metrics}
         cells: list[Cell] = []
         for score in scores:
             values = column.values.get(score)
-            cells.append([(str(values[m]), values[m].mean == best[m]) for m in metrics] if values else [("–", False)])
+            mark = "!" if score in column.meaningless else ""
+            told = [(f"{values[m]}{mark}", not mark and values[m].mean == best[m]) for m in metrics] if values else [("–", False)]
+            cells.append(told)
         grid.append((one_line(column.title), cells))
         figures = [column.published.get(score, {}) for score in scores]
         if any(m in figure for figure in figures for m in metrics):
@@ -57,10 +60,13 @@ def _scores(summary: Summary) -> list[str]:
 def build_table(summary: Summary, metrics: Sequence[str] = DEFAULT, width: int = 120) -> Table:
     """Scores × streams and means, in percent, the best of each column in bold, in as many blocks as `width` asks for; then notes.
 
+    Above stands, in red, what makes figures meaningless; these have the mark `!` and are never the best.
     Names are shown as they are, but for control characters: nothing in them is taken for rich's markup.
     """
     outer = Table(box=None, show_header=False, pad_edge=False, padding=0, title=Text(one_line(summary.title(metrics))))
     outer.add_column()
+    for warning in summary.warnings:
+        outer.add_row(Text(one_line(warning), "bold red"))
     for block in _blocks(summary, metrics, width):
         outer.add_row(_block(block, _scores(summary), metrics))
     for note in summary.notes:
@@ -105,7 +111,7 @@ def to_markdown(summary: Summary, metrics: Sequence[str] = DEFAULT) -> str:
         cells = (" / ".join(f"**{text}**" if bold else text for text, bold in column[i]) for _, column in grid)
         rows.append([_markdown(score), *cells])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    notes = "\n".join(f"- {_markdown(note)}" for note in summary.notes)
+    notes = "\n".join(f"- {_markdown(note)}" for note in (*summary.warnings, *summary.notes))
     return f"### {_markdown(summary.title(metrics))}\n\n{table}\n" + (notes and f"\n{notes}\n")
 
 
@@ -119,7 +125,8 @@ def to_latex(summary: Summary, metrics: Sequence[str] = DEFAULT) -> str:
     """The table as a `tabular` for `booktabs`; title and notes are comments."""
     scores = _scores(summary)
     grid = _grid(summary.columns, scores, metrics)
-    comments = [f"% {one_line(line)}" for line in (summary.title(metrics), "needs the package booktabs", *summary.notes)]
+    told = (summary.title(metrics), "needs the package booktabs", *summary.warnings, *summary.notes)
+    comments = [f"% {one_line(line)}" for line in told]
     rows = [" & ".join(["score", *(_latex(title) for title, _ in grid)])]
     for i, score in enumerate(scores):
         cells = (
@@ -153,6 +160,7 @@ def to_csv(summaries: Sequence[Summary], metrics: Sequence[str] = DEFAULT) -> st
                     mean, std, n = values[metric]
                     row = {**of, "score": score, "metric": metric, "mean": f"{100 * mean:.4f}", "n_seeds": n}
                     row |= {"std": f"{100 * std:.4f}"} if std is not None else {}
+                    row |= {"meaningless": True} if score in column.meaningless else {}
                     row |= {"published": figures[metric], "source": figures["source"]} if metric in figures else {}
                     writer.writerow({field: _cell(value) if field in TEXTS else value for field, value in row.items()})
     return out.getvalue()

@@ -167,7 +167,8 @@ REFUSALS = [
     "I cannot assist.",
     "As an AI language model, I cannot see images.", "Unfortunately, the image is blurry.", "I'm unable to view the image.",
     "Unable to process the image.", "There is no image.", "No image was provided.", "Please provide an image.", "N/A",
-    "It looks like you didn't attach an image.", "Es tut mir leid, das kann ich nicht.", "Lo siento, no puedo.", "抱歉，我无法帮助。",
+    "It looks like you didn't attach an image.", "Es tut mir leid, das kann ich nicht.", "Lo siento, no puedo.",
+    "抱歉，我无法帮助。",
     "**I'm sorry**, no.", "<think>He wants a name.</think>I can't name it.",
 ]  # fmt: skip
 

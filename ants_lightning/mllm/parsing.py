@@ -121,9 +121,9 @@ def _name_items(text: str) -> Iterator[str]:
     for line in lines:
         if len(lines) > 1 and line.rstrip(" *").endswith((":", "：")):
             continue
-        body = _SURE.sub("", _BULLET.sub("", line).strip())
-        body = _EXPLAINED.split(body, maxsplit=1)[0] if _BULLET.match(line) else _undressed(body)
-        yield from _SPLIT.split(re.sub(r"(?<=[\w*])\s*[(（][^()（）]*[)）]", "", body))
+        item = _SURE.sub("", _BULLET.sub("", line).strip())
+        item = _EXPLAINED.split(item, maxsplit=1)[0] if _BULLET.match(line) else _undressed(item)
+        yield from _SPLIT.split(re.sub(r"(?<=[\w*])\s*[(（][^()（）]*[)）]", "", item))
 
 
 def _indent(line: str) -> int:

@@ -13,7 +13,7 @@ from openai import APIConnectionError, APITimeoutError, DefaultAsyncHttpxClient
 try:  # the HTTP library of the client, by its version
     from httpx2 import ConnectError, ReadTimeout
 except ImportError:
-    from httpx import ConnectError, ReadTimeout  # type: ignore[assignment]
+    from httpx import ConnectError, ReadTimeout  # type: ignore[no-redef]
 
 T = TypeVar("T")
 
