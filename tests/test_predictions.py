@@ -354,6 +354,29 @@ if __name__ == "__main__":
 """
 
 
+def run_job(folder):
+    """The exit code and the output of the script in two processes."""
+    job = subprocess.Popen(
+        [sys.executable, str(folder / "run.py"), str(folder)], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output = job.communicate(timeout=300)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(job.pid, signal.SIGKILL)
+        raise
+    return job.returncode, output
+
+
+def test_two_processes_are_refused_both(tmp_path):
+    odd_folder(tmp_path / "pictures", n=7)
+    (tmp_path / "run.py").write_text(SCRIPT)
+    (tmp_path / "predictions.csv").write_text("precious")
+    code, output = run_job(tmp_path)
+    assert code != 0 and output.count(f"ValueError: {tmp_path} holds predictions.csv, which no run wrote") == 2, output[-3000:]
+    assert (tmp_path / "predictions.csv").read_text() == "precious" and not (tmp_path / "predictions.rank0.csv").exists()
+
+
 def test_two_processes_write_the_rows_of_one(tmp_path):
     odd_folder(tmp_path / "pictures", n=20)
     (tmp_path / "run.py").write_text(SCRIPT)
@@ -362,16 +385,8 @@ def test_two_processes_write_the_rows_of_one(tmp_path):
     killed.begin("predictions.rank1.csv")
     (tmp_path / "predictions.rank1.csv").write_text("of a run that was killed")
     killed.release("a run")
-    job = subprocess.Popen(
-        [sys.executable, str(tmp_path / "run.py"), str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    try:
-        output = job.communicate(timeout=300)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(job.pid, signal.SIGKILL)
-        raise
-    assert job.returncode == 0, output[-3000:]
+    code, output = run_job(tmp_path)
+    assert code == 0, output[-3000:]
     two = read(tmp_path / "predictions.csv")
     for row, same in zip(read(tmp_path / "p.parquet"), two, strict=True):
         assert {**row, "path": None} == {**same, "path": None}
