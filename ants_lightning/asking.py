@@ -35,7 +35,7 @@ class Asker:
         self.guard, self.images, self.rank, self.world = guard, images, rank, world
         self.similar_images, self.on_failure = similar_images, on_failure
         self.counts = dict(guard.counts)  # of all ranks
-        self.cause = ""  # the last error of any rank
+        self.cause = guard.error  # the last error of any rank, of the stream before at first
 
     def describe(self, bank: Rows, rows: Tensor, class_names: Sequence[str]) -> Sentences:
         """Sentences by row of the bank (eq. 7), of this rank's; "" where the image cannot be had, None where the MLLM failed."""

@@ -144,6 +144,8 @@ def _why(health: Mapping[str, Any], never: list[str]) -> str:
     if not health["asked"] + health["recalled"]:
         if images < health["min_images"]:
             return f"the stream has {images:,} images, min_images is {health['min_images']:,}"
+        if health["cause"]:
+            return f"it had failed before, and was not asked in this stream ({health['cause']})"
         if health.get("held"):
             return f"min_separation held all {health['held']:,} refreshes"
     if any(health["learnt"][score] for score in never):

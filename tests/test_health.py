@@ -57,9 +57,9 @@ def test_a_run_does_not_begin_with_an_mllm_that_cannot_answer_unless_told(run):
     _, model, results = run(Saying(OSError("no weights"), names=""), on_failure="continue")
     for stream in results["streams"].values():
         (fault,) = stream["faults"]
-        assert fault["kind"] == "no_answer" and fault["scores"] == ["ens", "vsnl", "ants"]
-        assert "OSError: no weights" in fault["text"]
-        assert stream["health"]["answered"] == 0 < stream["health"]["asked"]
+        assert fault["kind"] == ("no_answer" if stream["health"]["asked"] else "never_adapted")  # asked less and less
+        assert fault["scores"] == ["ens", "vsnl", "ants"] and "OSError: no weights" in fault["text"]
+        assert stream["health"]["answered"] == 0
         assert stream["scores"]["ants"] == stream["scores"]["neglabel"]
     (summary,) = summarise([results])
     assert all(column.meaningless == {"ens", "vsnl", "ants"} for column in summary.columns) and len(summary.warnings) == 3
