@@ -38,7 +38,7 @@ _REFUSALS = re.compile(
     r"|(?:lo siento|no puedo|je suis désolé|désolé|je ne peux pas|(?:es )?tut mir leid|ich kann (?:nicht|keine|das)|entschuldigung"
     r"|desculpe|sinto muito|não posso|mi dispiace|non posso|извините|к сожалению|простите|я не могу|przykro mi|üzgünüm)\b"
     r"|(?:很|非常)?(?:抱歉|对不起|對不起)|我(?:无法|無法|不能)|申し訳|すみません|ごめん|죄송|미안"
-    r"|n/?a\W*$|none\W*$|unknown\W*$"
+    r"|n/a\W*$"
     r")", re.IGNORECASE,
 )  # fmt: skip
 
