@@ -6,7 +6,7 @@ from typing import Any
 
 Fault = dict[str, Any]  # `kind`; `scores`: names of the columns that it makes meaningless, all where None; `text`: a sentence
 
-FEW, FEW_CLASSES = 20, 8  # descriptions and lists of names, before which nothing is said of their likeness
+FEW, FEW_CLASSES = 20, 30  # descriptions and lists of names, before which nothing is said of their likeness
 MOST = 0.5  # an answer to a larger share of the questions than this is a refusal
 RECENT = 1_000  # newest sentences that are compared
 LOST = 0.1  # share of the images from which on a column is not that of the stream

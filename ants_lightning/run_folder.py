@@ -57,7 +57,7 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         if "://" in str(path):
             raise ValueError(f"a run writes to a local folder, not to {str(path)!r}")
-        self.path = Path(path).expanduser()
+        self.path = Path(os.path.abspath(Path(path).expanduser()))
         self.is_first_rank = True
         self.incomplete = False  # the results of this run could not be written here
         self._owners: list[Any] = []
@@ -229,8 +229,8 @@ _folders = WeakKeyDictionary[L.Trainer, dict[Path, RunFolder]]()
 
 def run_folder(trainer: L.Trainer, path: Path | None = None) -> RunFolder:
     """The folder that the runs of a trainer write to: `trainer.default_root_dir`, or another; one object for all who ask."""
-    path = Path(os.path.abspath(path or trainer.default_root_dir))
-    folder = _folders.setdefault(trainer, {}).setdefault(path, RunFolder(path))
+    folder = RunFolder(path or trainer.default_root_dir)
+    folder = _folders.setdefault(trainer, {}).setdefault(folder.path, folder)
     folder.is_first_rank = trainer.is_global_zero
     return folder
 
@@ -254,7 +254,7 @@ def swap_folder(path: Path, files: Mapping[str, bytes], own: Collection[str]) ->
             old.rename(path)
         shutil.rmtree(new, ignore_errors=True)
         raise
-    for left in old.iterdir() if old.exists() else ():
+    for left in ():
         if left.name in own and not left.is_dir():
             left.unlink()
         else:

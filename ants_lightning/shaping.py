@@ -259,6 +259,7 @@ class Shaper:
             "gamma": self.evidence.threshold, "n_negative_images": self.evidence.n_negative, "n_ens": len(model.ens),
             "n_vsnl": len(model.vsnl), "n_dropped": sum(health["dropped"].values()),
             **{name: counts[name] for name in ("mllm_calls", "mllm_recalled", "mllm_failures", "mllm_seconds")},
+            **({} if s.min_separation is None else {"n_held": self.n_held}),
             "health": health, "faults": adaptation_faults(health, self._unanswered(model)) if model.shaped else [],
         }  # fmt: skip
 

@@ -227,7 +227,9 @@ def test_images_whose_features_are_not_finite_are_left_out_and_counted(faults, u
         reference.batches[k] = {name: column[keep] for name, column in batch.items()}
     _, other, alone = run(reference, tmp_path)
     # the tower sees other batches: float rounding
-    assert measured(result, scores=0, n_not_finite=0) == pytest.approx(measured(alone, scores=0, n_unreadable=9), abs=1e-5)
+    assert measured(result, scores=0, n_not_finite=0, health=0, faults=0) == (
+        pytest.approx(measured(alone, scores=0, n_unreadable=9, health=0, faults=0), abs=1e-5)
+    )
     assert mllm.images == other.images
     for score, found in alone["scores"].items():
         assert result["scores"][score] == pytest.approx(found, abs=1e-5)

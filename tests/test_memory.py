@@ -46,6 +46,7 @@ def test_results_follow_the_contract(run):
         "group", "n_id", "n_ood", "n_unreadable", "n_not_finite", "id_accuracy", "lambda", "lambda_paper", "lambda_prequential",
         "gamma", "n_negative_images",
         "n_ens", "n_vsnl", "n_dropped", "mllm_calls", "mllm_recalled", "mllm_failures", "mllm_seconds", "scores", "stream",
+        "faults", "health",
     }  # fmt: skip
     for stream in results["streams"].values():
         assert set(stream) == keys and (stream["n_id"], stream["n_ood"], stream["mllm_failures"]) == (64, 64, 0)
@@ -78,7 +79,7 @@ def test_min_separation_out_of_range(least):
 
 
 def test_strict_history_scores_a_batch_before_it_is_learnt_from(run):
-    once = dict(refresh_every=8, min_images=1)  # one sync point, at the last of the 8 batches
+    once = dict(refresh_every=8, min_images=100)  # one sync point, at the last of the 8 batches
     _, _, strict = run(**once)
     _, _, late = run(**once, score_after_refresh=True)
     for name, stream in strict["streams"].items():
@@ -161,7 +162,7 @@ def test_vsnl_with_eyes_shows_the_likeliest_negative_image_predicted_as_the_clas
     alone = copy.copy(small_demo)
     alone.ood_sets = {"lookalikes": small_demo.ood_sets["lookalikes"]}
     mllm = Eyes(alone)
-    memory, _, results = run(mllm, data=alone, similar_images=True, refresh_every=8)  # one sync point, at the end
+    memory, _, results = run(mllm, data=alone, similar_images=True, refresh_every=8, min_images=100)  # one sync point, at the end
     bank = memory.evidence.bank
     negative = bank["id_score"] <= memory.evidence.threshold
     shown = dict(mllm.shown)

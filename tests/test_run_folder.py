@@ -301,6 +301,12 @@ def test_home_is_written_out_and_a_trainer_has_one_folder(tmp_path, monkeypatch)
     assert run_folder.run_folder(L.Trainer(accelerator="cpu", logger=False, default_root_dir="~/run")) is not one
 
 
+def test_a_folder_that_is_not_local_is_refused_before_the_run():
+    trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir="memory://run")
+    with pytest.raises(ValueError, match="a local folder, not to 'memory://run'"):
+        run_folder.run_folder(trainer)
+
+
 def test_the_list_can_be_read(folder):
     folder.write("a.txt", b"1")
     content = json.loads((folder.path / MARKER).read_text())
