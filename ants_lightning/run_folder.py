@@ -254,7 +254,7 @@ def swap_folder(path: Path, files: Mapping[str, bytes], own: Collection[str]) ->
             old.rename(path)
         shutil.rmtree(new, ignore_errors=True)
         raise
-    for left in ():
+    for left in old.iterdir() if old.exists() else ():
         if left.name in own and not left.is_dir():
             left.unlink()
         else:

@@ -124,14 +124,15 @@ def test_the_same_run_replaces_its_results_and_another_keeps_them_beside(tmp_pat
     assert not (tmp_path / "results.6.json").exists()
 
 
-def test_another_seed_or_benchmark_is_another_run(tmp_path):
+def test_another_seed_benchmark_model_or_stream_is_another_run(tmp_path):
     folder = RunFolder(tmp_path)
     folder.claim("x")
     streams = {"s": {"group": "near", "n_id": 1, "n_ood": 2}}
     results = {"streams": streams, "seed": 0, "benchmark": "a", "settings": {"model": {"x": (1,)}}}
     results_file.write_results(folder, results)
     assert len(results_file.write_results(folder, {**results, "settings": {"model": {"x": [1]}}, "versions": 2})) == 1
-    for n, change in enumerate(({"seed": 1}, {"benchmark": "b"}, {"model": {}}), 1):
+    other_size = {"streams": {"s": {**streams["s"], "n_ood": 3}}}
+    for n, change in enumerate(({"seed": 1}, {"benchmark": "b"}, {"model": {}}, other_size, {"streams": {"t": streams["s"]}}), 1):
         results = {**results, **change}
         assert f"results.{n}.json" in results_file.write_results(folder, results)[0]
     folder.release("x")
