@@ -1,5 +1,6 @@
-"""`ServedMLLM` against a real server on loopback: `transformers serve` with the demo's LLaVA, unquantised."""
+"""`ServedMLLM` against `transformers serve` with the demo's LLaVA, and at set-up against servers of all kinds, on loopback."""
 
+import base64
 import logging
 import os
 import signal
@@ -9,12 +10,11 @@ import sys
 import threading
 import time
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
-from openai import OpenAIError
+from loopback import MODELS, said, serving
 
 from ants_lightning import demo
 from ants_lightning.mllm import ServedMLLM, TransformersMLLM
@@ -111,74 +111,142 @@ def test_a_server_killed_midway_ends_in_results_with_the_failures_counted(run, s
         assert stream["mllm_recalled"] > 0 < stream["n_vsnl"]  # what was answered before is still there
 
 
-class Flaky(BaseHTTPRequestHandler):
-    """A server that answers every third request, and counts those under way at a time."""
-
-    served = under_way = most = 0
-    lock = threading.Lock()
-
-    def do_GET(self):
-        self.reply(200, b'{"object": "list", "data": [{"id": "m", "object": "model", "created": 0, "owned_by": ""}]}')
-
-    def do_POST(self):
-        with self.lock:
-            Flaky.served += 1
-            Flaky.under_way += 1
-            Flaky.most = max(Flaky.most, Flaky.under_way)
-            good = Flaky.served % 3 == 0
-        self.rfile.read(int(self.headers["Content-Length"]))
-        time.sleep(0.02)
-        with self.lock:
-            Flaky.under_way -= 1
-        said = b'{"choices": [{"message": {"role": "assistant", "content": "a fox"}}]}'
-        self.reply(*((200, said) if good else (400, b"{}")))
-
-    def reply(self, status, body):
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def flaky():
-    Flaky.served = Flaky.under_way = Flaky.most = 0
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-
-
-def test_requests_that_fail_are_none_and_others_are_kept_and_the_bound_holds(flaky, small_demo, caplog):
-    mllm = ServedMLLM(flaky, "m", concurrency=3)
+def ready_for(server, name="m", **settings):
+    mllm = ServedMLLM(server.url, name, **{"max_retries": 0, **settings})
     mllm.setup(torch.device("cpu"))
-    said = mllm.describe([small_demo.id_set[0][0]] * 12, ["star"] * 12)
-    assert said.count("a fox") == 4 and said.count(None) == 8 and "8 of 12" in caplog.text
-    assert 1 < Flaky.most <= 3
+    return mllm
 
 
-def test_when_all_fail_it_raises(flaky, small_demo):
-    with pytest.raises(OpenAIError):
-        ServedMLLM(flaky, "m").similar_classes(["fox", "cat"])
+def test_requests_that_fail_are_none_and_others_are_kept_and_the_bound_holds(small_demo, caplog):
+    under_way, most, served, lock = [], [0], [0], threading.Lock()
+
+    def answer(text, body):
+        with lock:
+            under_way.append(text)
+            most[0] = max(most[0], len(under_way))
+            served[0] += 1
+            good = served[0] % 3 == 0
+        time.sleep(0.05)
+        with lock:
+            under_way.remove(text)
+        return said("a fox") if good else (400, {})
+
+    with serving(answer) as server:
+        answers = ready_for(server, concurrency=3).describe([small_demo.id_set[0][0]] * 12, ["star"] * 12)
+    assert answers.count("a fox") == 4 and answers.count(None) == 8 and "8 of 12" in caplog.text and "status 400" in caplog.text
+    assert 1 < most[0] <= 3
 
 
-def test_a_dead_server_is_asked_once_by_each_worker_not_by_each_question(monkeypatch):
-    mllm, asked, ask = ServedMLLM(f"http://127.0.0.1:{free_port()}/v1", "m", concurrency=2, max_retries=1), [], ServedMLLM._ask
-    monkeypatch.setattr(ServedMLLM, "_ask", lambda *args: asked.append(args) or ask(*args))
-    with pytest.raises(OpenAIError):
-        mllm.similar_classes(["fox"] * 50)
-    assert 1 <= len(asked) <= 2
+def test_names_are_asked_for_in_json_where_the_server_knows_how(small_demo):
+    def answer(text, body):
+        return said('{"names": ["wolf", "red fox"]}' if "response_format" in body else "a dog")
+
+    with serving(answer) as server:
+        mllm = ready_for(server)
+        assert mllm.similar_classes(["fox", "cat"]) == [["wolf", "red fox"]] * 2
+        assert mllm.describe([small_demo.id_set[0][0]], ["star"]) == ["a dog"]
+        formats = [body.get("response_format", {}).get("type") for body in server.asked]
+        assert formats == ["json_schema", "json_schema", None] and mllm.heard == "a dog"
+        plain = ready_for(server, structured=False)
+        plain.similar_classes(["fox"])
+        assert "response_format" not in server.asked[-1] and plain.identity() != mllm.identity()
+
+
+@pytest.mark.parametrize("refusal", [(400, {"error": "what?"}), (422, {"detail": "?"}), (500, b"grammar"), said(None, "length")])
+def test_a_server_that_does_not_know_how_is_asked_for_text_from_then_on(refusal, caplog):
+    with serving(lambda text, body: refusal if "response_format" in body else said("wolf, fox")) as server:
+        mllm = ready_for(server, concurrency=1)
+        with caplog.at_level(logging.INFO, "ants_lightning"):
+            assert mllm.similar_classes(["dog", "cat", "cow"]) == [["wolf", "fox"]] * 3
+        assert ["response_format" in body for body in server.asked] == [True, False, False, False]
+        assert caplog.text.count("no structured output") == 1
+
+
+def test_a_server_that_refuses_for_another_reason_is_not_asked_twice():
+    with serving(lambda text, body: (429, {"error": "slow down"})) as server:
+        with pytest.raises(RuntimeError, match="slow down"):
+            ready_for(server).similar_classes(["dog"])
+        assert len(server.asked) == 1
+
+
+def test_user_and_query_of_the_address_are_used_and_shown_nowhere(caplog):
+    with serving(lambda text, body: (403, {"error": "not for hunter22 with sesame-sesame"})) as server:
+        url = server.url.replace("://", "://me:hunter22@") + "?token=sesame-sesame"
+        mllm = ServedMLLM(url, "m", max_retries=0)
+        with caplog.at_level(logging.DEBUG, "ants_lightning"):
+            mllm.setup(torch.device("cpu"))
+            with pytest.raises(RuntimeError, match="status 403") as error:
+                mllm.similar_classes(["fox"])
+        asked = server.asked[0]
+        assert asked["path"] == "/v1/chat/completions?token=sesame-sesame"
+        assert asked["headers"]["authorization"] == "Basic " + base64.b64encode(b"me:hunter22").decode()
+    for secret in ("hunter22", "sesame-sesame"):
+        assert secret not in str(error.value) + caplog.text + str(mllm.identity())
+
+
+@pytest.mark.parametrize("tag", ["llava", "llava:latest"])
+def test_the_tag_that_a_server_implies_need_not_be_said(tag):
+    models = {"data": [{"id": tag}, {"id": "qwen3-vl:4b"}]}
+    with serving(None, models) as server:
+        ready_for(server, "llava")
+        for name, near in [("lava", tag), ("qwen3-vl", "qwen3-vl:4b"), ("llava:13b", tag)]:
+            with pytest.raises(ValueError, match=f"no model '{name}'; it has {near}"):
+                ready_for(server, name)
+
+
+@pytest.mark.parametrize("models", [{"models": [{"name": "llava"}]}, {"data": []}, [], 5, (404, {}), (501, b"no"), (405, b"no")])
+@pytest.mark.parametrize("chat", [(400, {"error": "no messages"}), (422, {}), (501, b"no"), said("")])
+def test_a_server_without_a_list_of_models_passes_if_it_has_a_chat(models, chat):
+    with serving(lambda text, body: chat, models) as server:
+        ready_for(server)
+        assert server.asked[0]["messages"] == []
+
+
+def without_v1(path):
+    return MODELS if path == "/v1/models" else (404, b"404 page not found")
+
+
+@pytest.mark.parametrize("end", ["", "/", "/api", "/v1/chat/completions", "/v2"])
+def test_an_address_without_v1_is_an_error_at_set_up_that_names_the_right_one(end):
+    with serving(lambda text, body: (404, {"error": "what?"}), without_v1) as server:
+        root = server.url.removesuffix("/v1")
+        with pytest.raises(ValueError, match=rf"404 to /chat/completions \(what\?\); but {root}/v1 has the models m"):
+            ServedMLLM(root + end, "m", max_retries=0).setup(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_an_address_where_nothing_is_found_is_an_error_at_set_up(status):
+    said_of_it = rf"{status} to /chat/completions \(nothing here\); base_url usually ends in /v1"
+    with serving(lambda text, body: (status, b"nothing here"), (404, b"no")) as server, pytest.raises(ValueError, match=said_of_it):
+        ready_for(server)
+
+
+@pytest.mark.parametrize("page", [b"<!doctype html><title>Chat</title>", b"", b"Ollama is running", b'{"data": [{"id'])
+def test_a_web_page_in_place_of_the_api_is_told_with_address_and_content(page):
+    with serving(None, page) as server, pytest.raises(ValueError) as error:
+        ready_for(server)
+    assert f"{server.url}/models is no JSON but: {page.decode() or 'nothing'}" in str(error.value)
+    with serving(None, lambda path: MODELS if path == "/v1/models" else page) as server, pytest.raises(ValueError) as error:
+        ServedMLLM(server.url.removesuffix("/v1"), "m", max_retries=0).setup(torch.device("cpu"))
+    assert f"but {server.url} has the models m" in str(error.value)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_lets_nobody_in_is_an_error_at_set_up_that_shows_no_key(status, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    refusal = (status, {"error": {"message": "Incorrect API key provided: sk-very-secret"}})
+    told = rf"{status}: Incorrect API key provided: ….*OPENAI_API_KEY"
+    for models in (refusal, {"models": []}):
+        with serving(lambda text, body: refusal, models) as server, pytest.raises(ConnectionError, match=told) as error:
+            ready_for(server)
+        assert "very-secret" not in str(error.value) and error.value.__suppress_context__
 
 
 def test_no_server_is_an_error_before_the_run_that_shows_no_password(monkeypatch):
     mllm = ServedMLLM(f"http://me:hunter2@127.0.0.1:{free_port()}/v1", "m", max_retries=0)
     with pytest.raises(ConnectionError, match=r"127\.0\.0\.1") as error:
         mllm.setup(torch.device("cpu"))
-    assert "hunter2" not in str(error.value) and error.value.__suppress_context__
+    assert "hunter2" not in str(error.value) + str(error.value.__cause__) and "refused" in str(error.value)
     assert "hunter2" not in str(mllm.identity())
 
 
@@ -189,8 +257,14 @@ def test_a_model_that_the_server_lacks_is_named(server):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"base_url": "localhost:8000"}, {"base_url": "ftp://x/v1"}, {"concurrency": 0}, {"timeout": 0}, {"max_retries": -1}],
-)
+    [{"base_url": "localhost:8000"}, {"base_url": "ftp://x/v1"}, {"base_url": "http://x:y/v1"}, {"base_url": "http:///v1"},
+     {"concurrency": 0}, {"timeout": 0}, {"timeout": float("nan")}, {"timeout": float("inf")}, {"max_retries": -1}],
+)  # fmt: skip
 def test_bad_settings_are_named(settings):
     with pytest.raises(ValueError, match=str(next(iter(settings.values())))):
         ServedMLLM(**{"base_url": "http://localhost/v1", "model": "m", **settings})
+
+
+def test_a_model_without_a_name_is_refused():
+    with pytest.raises(ValueError, match="model must be the name"):
+        ServedMLLM("http://localhost/v1", "")
