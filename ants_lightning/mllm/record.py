@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from ants_lightning.plain import plain_path
+
 logger = logging.getLogger(__name__)
 
 Answer = str | list[str]
@@ -182,7 +184,7 @@ class ReplayMLLM:
     replays = True  # asks nobody
 
     def __init__(self, record: str, recorded_model: str | None = None) -> None:
-        self.path, self.name = Path(record), recorded_model
+        self.path, self.name = Path(plain_path(record)), recorded_model
         self._record: Record | None = None
 
     def setup(self, device: torch.device) -> None:
