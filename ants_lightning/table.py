@@ -48,8 +48,9 @@ def _grid(columns: Sequence[Column], scores: Sequence[str], metrics: Sequence[st
         grid.append((one_line(column.title), cells))
         figures = [column.published.get(score, {}) for score in scores]
         if any(m in figure for figure in figures for m in metrics):
-            told = [[(f"{figure[m]:.1f}" if m in figure else "–", False) for m in metrics] for figure in figures]
-            grid.append(("published", [cell if any(text != "–" for text, _ in cell) else [("–", False)] for cell in told]))
+            published: list[Cell] = [[(f"{figure[m]:.1f}" if m in figure else "–", False) for m in metrics] for figure in figures]
+            published = [cell if any(text != "–" for text, _ in cell) else [("–", False)] for cell in published]
+            grid.append(("published", published))
     return grid
 
 

@@ -51,16 +51,18 @@ def no_eyes(folder):
 
 
 class Failing(ColourMLLM):
-    """Raises on one rank when it describes, or when it is loaded."""
+    """Raises on one rank: when it is loaded, at the first question, or ("describe") only once the stream runs."""
 
     def __init__(self, folder, rank, when):
         self.folder, self.rank, self.when = folder, rank, when
+        self.replays = when == "describe"  # is not asked before the stream
 
     def setup(self, device):
         self._fail("setup")
 
     def describe(self, images, avoid):
         self._fail("describe")
+        self._fail("first")
         return super().describe(images, avoid)
 
     def _fail(self, now):
@@ -147,7 +149,7 @@ def encode(folder, devices):
 
 
 def fail(folder, devices, what, rank):
-    """One rank fails: at `describe` or `setup` of the MLLM, or when `model` or `data` are set up."""
+    """One rank fails: at `setup` of the MLLM, its first question or a later `describe`, or when `model` or `data` are set up."""
 
     def raises_here(given):
         def setup(self, stage):

@@ -187,15 +187,20 @@ def test_slurm_starts_it_on_two_nodes(alone, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("when", "rank"), [("setup", 1), ("setup", 0), ("model", 1), ("data", 1), ("describe", 1)]
+    ("when", "rank"), [("setup", 1), ("setup", 0), ("model", 1), ("data", 1), ("first", 1), ("describe", 1)]
 )  # fmt: skip
 def test_a_rank_that_fails_ends_all(tmp_path, when, rank):
     code, output, seconds, left = start(tmp_path, f"fail_{when}", 2, 6, rank)
     print(f"{when} fails on rank {rank}: exit code {code}, all have ended {seconds:.1f} s later")
-    told = "RuntimeError: rank 1: mllm.describe: OSError: no eyes here" if when == "describe" else "OSError: no eyes here"
+    told = {
+        "first": "RuntimeError: the MLLM cannot answer, so nothing would be learnt from the streams: "
+        "rank 1: asked to describe a picture it raised OSError: no eyes here",
+        "describe": "RuntimeError: rank 1: mllm.describe: OSError: no eyes here",
+    }.get(when, "OSError: no eyes here")
     assert code != 0 and f"[rank{rank}]: {told}" in output and left == 0
-    if when == "describe":
+    if when in ("first", "describe"):
         assert f"[rank0]: {told}" in output  # known to all, so that none is cut off
+    if when == "describe":
         streams = json.loads((tmp_path / "continued" / "results.json").read_text("utf-8"))["streams"]
         for stream in streams.values():  # before, with `on_failure: continue`: that rank's sentences are lost, and nothing else
             assert 0 < stream["mllm_failures"] < stream["mllm_calls"] and stream["n_ens"] > 0 < stream["n_vsnl"]

@@ -1,4 +1,5 @@
 import json
+import re
 import time
 import unicodedata
 
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ants_lightning.mllm.parsing import parse_names, parse_sentence
+from ants_lightning.mllm.refusals import is_refusal
 
 THREE = [
     "1. Wolf\n2. Red fox\n3. Coyote",
@@ -127,7 +129,12 @@ def test_hostile_answers_raise_nothing_take_no_time_and_give_clean_short_text(ki
         assert not any(unicodedata.category(c)[0] == "C" for c in text)
 
 
-NAME = st.text(st.characters(categories=["Lu", "Ll", "Lo", "Nd"]), max_size=12).filter(lambda text: any(map(str.isalpha, text)))
+NOT_NAMES = re.compile(  # what a model says in place of a name, and before one
+    r"(other|others|etc|sure|certainly|absolutely|ok|okay|alright|great|yes|gladly|hello|hi|definitely|enjoy)$", re.IGNORECASE,
+)  # fmt: skip
+NAME = st.text(st.characters(categories=["Lu", "Ll", "Lo", "Nd"]), max_size=12).filter(
+    lambda text: any(map(str.isalpha, text)) and not NOT_NAMES.match(text) and not is_refusal(text)
+)
 STYLES = {
     "numbers": lambda names: "\n".join(f"{i}. {name}" for i, name in enumerate(names, 1)),
     "brackets": lambda names: "\n".join(f"({i}) {name}" for i, name in enumerate(names, 1)),

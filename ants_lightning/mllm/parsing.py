@@ -1,67 +1,87 @@
 """Parsing of what an MLLM answers, which is untrusted text: its dress is taken off, and what is no answer gives nothing."""
 
-import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
-_LONGEST = 2000  # characters of an answer that are looked at, thoughts left out
+from ants_lightning.mllm.refusals import is_courtesy, is_refusal, is_self_talk
+from ants_lightning.mllm.undressing import bare, clean, json_in, names_of, text_of, unfenced
+
 _LONGEST_SENTENCE, _LONGEST_NAME = 300, 60  # characters of what comes out
-_QUOTES = " \"'`“”‘’«»"
-_BULLET = re.compile(r"^\s*(?:[-*•·]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s+")
-_THOUGHTS = r"think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis"
-_THOUGHT_ENDS = re.compile(rf"</(?:{_THOUGHTS})\s*>", re.IGNORECASE)
-_THOUGHT_BEGINS = re.compile(rf"<(?:{_THOUGHTS})\b[^<>]{{0,100}}>", re.IGNORECASE)
-_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,100}<\|message\|>")  # of models that answer in channels
-_SURE = re.compile(r"^(?:sure|certainly|of course|absolutely|okay|ok|great|alright)(?: thing)?\s*[!.,:]\s*", re.IGNORECASE)
-_HERE = re.compile(r"^(?:here(?:['’]s| is| are|)|the following|these)\b[^:]{0,120}:\s+", re.IGNORECASE)
-_LABEL = re.compile(
-    r"^(?:[\w'’ -]{0,60}\b)?(?:answer|description|caption|object|image|picture|photo|words|response|names|classes|is)\b"
-    r"[\w'’() -]{0,40}:\s+(?=\S)", re.IGNORECASE,
+_QUOTES = " \"'`“”‘’«»„"
+_NUMBER = (  # 1. 1) (1) 1: 1、 ① 一、 a)
+    r"\(?[\d０-９]{1,3}(?:[.):．）](?:\s+|$)|[.)．](?=[^\W\d_])|、\s*)|[①-⑳]\s*|[一二三四五六七八九十]、\s*|"
+    r"\(?[a-zA-Z][.)]\s+"
+)
+_BULLET = re.compile(rf"^\s*(?:>\s*)*(?:(?:[-*•·‣▪◦●○■+→➤✓✔✅–—]+\s+)(?:\[[ xX]?\]\s+)?|{_NUMBER})")
+_NUMBERED = re.compile(rf"^\s*(?:>\s*)*(?:{_NUMBER})")
+_SURE = re.compile(
+    r"^(?:sure|certainly|of course|absolutely|okay|ok|alright|all right|great|yes|no problem|gladly|got it|understood|hello|hi|"
+    r"definitely|good question|great question)(?: thing)?(?:\s*[!.,:;]+(?=\s|$)|\s+[-–—](?=\s)|$)\s*", re.I,
 )  # fmt: skip
-_EXPLAINED = re.compile(r"\s+[-–—]\s+|\s*[:：](?=\s)|\s*—\s*")
-_SPLIT = re.compile(r"[,;、，；،؛]|(?<![\w-])(?:and|or)(?![\w-])")
-_REFUSALS = re.compile(
-    r"^(?:"
-    r"(?:i['’]?m|i am|we['’]?re|we are)\s+(?:(?:very|so|really|truly)\s+)?(?:sorry|afraid\b|unable|not able|not sure|not allowed)"
-    r"|(?:sorry|apologies|my apologies|unfortunately)\s*(?:[,.!:;—]|-\s|but\b|i\b)"
-    r"|i\s+(?:really\s+)?(?:can['’]?t|cannot|can not|could(?: not|n['’]t)|won['’]t|will not|do not|don['’]t)\b"
-    r"|i (?:must decline|apologi[sz]e)\b"
-    r"|(?:as|being) an? (?:ai|artificial|large language|language model|text-based)\b"
-    r"|(?:unable|not able) to (?:assist|help|comply|provide|process|view|see|describe|identify|determine)"
-    r"|(?:there (?:is|was)|i see) no (?:image|picture|photo)"
-    r"|no (?:image|picture|photo) (?:is|was|has been|provided|attached)"
-    r"|(?:please|could you(?: please)?|can you(?: please)?) (?:provide|upload|share|attach|send)\b"
-    r"|it (?:looks|seems|appears)(?: like| that)? (?:there is no|no|the|you (?:did|have)(?: not|n['’]t))[^.]{0,40}"
-    r"\b(?:image|picture|photo)"
-    r"|(?:lo siento|no puedo|je suis désolé|désolé|je ne peux pas|(?:es )?tut mir leid|ich kann (?:nicht|keine|das)|entschuldigung"
-    r"|desculpe|sinto muito|não posso|mi dispiace|non posso|извините|к сожалению|простите|я не могу|przykro mi|üzgünüm)\b"
-    r"|(?:很|非常)?(?:抱歉|对不起|對不起)|我(?:无法|無法|不能)|申し訳|すみません|ごめん|죄송|미안"
-    r"|n/a\W*$"
-    r")", re.IGNORECASE,
+_ROLE = re.compile(r"^(?:assistant|ai|bot|gpt|model|a)\s*[:：]\s*", re.I)
+_ASKED = re.compile(r"^(?:user|human|question|q|system|instruction|prompt)\s*[:：]", re.I)
+_CORE = """
+    object objects subject subjects image images picture pictures photo photograph scene description descriptions caption
+    captions answer answers response summary result results output title label labels sentence phrase word words name names
+    class classes category categories list item items following overview analysis options suggestions examples alternatives
+    text content
+"""
+_WORDS = """
+    here here's here’s heres is are this these that the a an my your its of in for with without using by to as it be would
+    could can i you will and or few several some five single simple short brief concise quick detailed main primary central
+    key most prominent photos view describing final below above other others another different similar visually look looks
+    looking like alike resemble resembles resembling share shares features possible potential requested provided given shown
+    depicted visible seen described asked option suggestion example alternative common include includes including which might
+    may possibly only just up one two three four six seven eight nine ten 5 animals things
+"""
+_LABEL_CORE = frozenset(_CORE.split())
+_LABEL_WORDS = _LABEL_CORE.union(_WORDS.split())
+_LABEL_START = re.compile(
+    r"^(?:here(?:['’]?s| is| are|)\b|(?:the|a|my|final|short|brief|main)\s+(?:\w+\s+)?"
+    r"(?:answer|description|caption|object|subject|summary)\b|(?:answer|description|caption|based on|looking at|"
+    r"in (?:a few|other) words|the following|some|other|similar|classes|names)\b)", re.I,
+)  # fmt: skip
+_COLON = re.compile(r"\s*(?::(?=\s|$)|：)\s*")
+_EXPLAINED = re.compile(
+    r"\s+[-–—]+\s+|\s*—\s*|\s*(?::(?=\s|$)|：)\s*|\s+(?:\(|\[)|[（【]|\s+(?:->|→|=>)\s+"
+    r"|(?<!\d)(?<!\bSt)(?<!\b[MD]r)(?<!\bMt)\.\s+(?=[A-Z])"
+)
+_SPLIT = re.compile(r"[,;、，；،؛\t|•·]|\s(?=\(?\d{1,2}[.)]\s)|\s/\s")
+_AND = re.compile(r"(?<![\w-])(?:and|or|&)(?![\w-])", re.I)
+_LEADING = re.compile(r"^\W*(?:and|or|&|e\.g\.|such as|including)(?![\w-])\s*", re.I)
+_INTRODUCED = re.compile(r"^(.{0,160}?\b(?:include|includes|including|such as|are|is|be|namely))(?:\s*:|\s)\s*(?=\S)", re.I)
+_NAME_COLUMN = re.compile(r"\b(?:name|class|label|category|animal|object)")
+_MORE = re.compile(r"\b(?:etc\.?|and (?:more|others|so on)|among others|and the like)\W*$", re.I)
+_NO_NAMES = (
+    "none", "n/a", "null", "nil", "unknown", "undefined", "nothing", "other", "others", "etc", "and", "or", "none of the above",
+    "not available", "not applicable",
 )  # fmt: skip
 
 
 def parse_sentence(answer: str, max_words: int = 30) -> str:
     r"""The sentence of an answer as plain text of at most `max_words` words and 300 characters; "" if there is none.
 
-    That is the first line that is no thought, preamble, heading or label; of JSON its first text. A refusal holds none.
+    That is the first line that is no thought, preamble, heading or label; of JSON its caption. A refusal holds none.
 
     >>> parse_sentence(' "A small  red bird.\n\nIs there anything else?')
     'A small red bird.'
     >>> parse_sentence("<think>Hm.</think>Sure! Here is a description:\n- A red bird."), parse_sentence("I'm sorry, but I can't.")
     ('A red bird.', '')
     """
-    text = _bare(answer)
-    if _is_refusal(text):
+    text = bare(answer)
+    if is_refusal(text) or is_self_talk(text):
         return ""
-    found = _json_in(text)
-    lines = [*_texts(found)] if found is not None else _sentence_lines(text)
-    for line in lines:
-        words = " ".join(_BULLET.sub("", _clean(line)).split()[:max_words])[:_LONGEST_SENTENCE].strip(_QUOTES + "*_")
-        if any(character.isalnum() for character in words):
-            return "" if _is_refusal(words) else words
+    found = json_in(text, torn=False)
+    if found is not None:
+        text = bare(text_of(found))
+    for line in _sentence_lines(unfenced(text)):
+        sentence = " ".join(line.split()[:max_words])[:_LONGEST_SENTENCE].strip(_QUOTES + "*_")
+        if is_refusal(sentence):
+            return ""
+        if any(character.isalnum() for character in sentence):
+            return sentence
     return ""
 
 
@@ -69,21 +89,48 @@ def _sentence_lines(text: str) -> Iterator[str]:
     """Lines without their dress; headings last, as they may be all there is."""
     headings = []
     for line in text.splitlines():
-        if line.lstrip().startswith("```"):
+        line = _plain_line(line)
+        heading, line = line.startswith("#"), line.lstrip("# ")
+        if "|" in line:  # the row of a table
+            line = next((cell for cell in line.split("|") if any(map(str.isalpha, cell)) and not _is_label(cell)), "")
+        line = _undressed(_BULLET.sub("", line).strip(_QUOTES))
+        if not line or _is_label(line) or is_courtesy(line) or _ASKED.match(line):
             continue
-        line = _BULLET.sub("", line).strip().strip(_QUOTES)
-        if line.startswith("#"):
-            headings.append(line.lstrip("# "))
-            continue
-        line = _undressed(line.replace("**", "").replace("__", ""))
-        if line and not line.endswith((":", "：")):
+        if heading:
+            headings.append(line)
+        else:
             yield line
     yield from headings
 
 
+def _plain_line(line: str) -> str:
+    """A line without the marks of bold, code, quotation and list, and the backslashes before marks."""
+    line = re.sub(r"\\([\\.\-*_#()\[\]{}!`>+|])", r"\1", line)
+    line = re.sub(r"\*\*|__|`|^\s*(?:>\s*)+", "", line)
+    return _BULLET.sub("", line, count=1).strip() if not line.lstrip().startswith("#") else line.strip()
+
+
 def _undressed(line: str) -> str:
     """A line without "Sure!", "Here is …:" and labels such as "Answer:" before what it says."""
-    return _LABEL.sub("", _HERE.sub("", _SURE.sub("", line)))
+    for _ in range(4):
+        before = line
+        line = _ROLE.sub("", _SURE.sub("", line)).strip(_QUOTES)
+        first, *rest = re.split(r"(?<=[.!])\s+", line, maxsplit=1)
+        if rest and (is_courtesy(first) or _is_label(first)):
+            line = rest[0]
+        head, *rest = _COLON.split(line, maxsplit=1)
+        if rest and len(head) <= 160 and (_LABEL_START.match(head) or _is_label(head)):
+            line = rest[0].strip(_QUOTES + "*")
+        if line == before:
+            break
+    return line
+
+
+def _is_label(text: str) -> bool:
+    """Whether a text only announces or heads another: it ends with a colon, or has no words but those of labels."""
+    words = [word.strip("'’\"“”*_.,!()") for word in text.lower().split()]
+    words = [word for word in words if word]
+    return text.rstrip(" *_").endswith((":", "：")) or (set(words) <= _LABEL_WORDS and bool(set(words) & _LABEL_CORE))
 
 
 def parse_names(answer: str, count: int) -> list[str]:
@@ -94,82 +141,87 @@ def parse_names(answer: str, count: int) -> list[str]:
     >>> parse_names("Sure! Here are five classes you may like:\n1. **Wolf**: a wild dog\n2. red fox, coyote\n", 5)
     ['Wolf', 'red fox', 'coyote']
     """
-    text = _bare(answer)
-    if _is_refusal(text):
+    text = bare(answer)
+    if is_refusal(text) or is_self_talk(text):
         return []
-    found = _json_in(text)
-    items = [_clean(item) for item in _texts(found)] if found is not None else [*_name_items(text)]
+    found = json_in(text, torn=True)
+    if found is None:
+        items = list(_name_items(unfenced(text)))
+    else:
+        items = [bare(name) for name in names_of(found)]
+        items = list(_name_items(items[0])) if len(items) == 1 and "," in items[0] else items
     names: dict[str, str] = {}
     for item in items:
-        name = " ".join(_BULLET.sub("", item).split()).strip(_QUOTES + ".:!?*_[](){}|#")
-        if len(name) <= _LONGEST_NAME and len(name.split()) <= 4 and any(character.isalpha() for character in name):
+        item = "".join(c for c in clean(item) if unicodedata.category(c) != "So")  # emoji
+        name = _MORE.sub("", " ".join(_BULLET.sub("", item).split())).strip(_QUOTES + ".:!*_[](){}|#~>")
+        good = len(name) <= _LONGEST_NAME and 0 < len(name.split()) <= 4 and any(character.isalpha() for character in name)
+        if good and name.lower() not in _NO_NAMES and not is_refusal(name) and not item.rstrip().endswith(("?", "？")):
             names.setdefault(name.lower(), name)
     return list(names.values())[:count]
 
 
 def _name_items(text: str) -> Iterator[str]:
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("```", "#"))]
-    rows = [line for line in lines if line.lstrip().startswith("|")]
-    if len(rows) > 1:  # the first is the heading where a rule follows
-        body = rows[2:] if not any(map(str.isalnum, rows[1])) else rows
-        yield from (next((cell for cell in row.split("|") if any(map(str.isalpha, cell))), "") for row in body)
+    """Pieces of text of which each may be a name, in order."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    rows = [line.strip().strip("|").split("|") for line in lines if line.count("|") > 1 or line.lstrip().startswith("|")]
+    if len(rows) > 1:
+        yield from _table_names(rows)
         return
     bullets = [line for line in lines if _BULLET.match(line)]
-    if len(bullets) > 1:  # what stands between explains, as do bullets below a bullet
-        depth = min(map(_indent, bullets))
-        lines = [line for line in bullets if _indent(line) <= depth + 1]
-    for line in lines:
-        if len(lines) > 1 and line.rstrip(" *").endswith((":", "：")):
-            continue
-        item = _SURE.sub("", _BULLET.sub("", line).strip())
-        item = _EXPLAINED.split(item, maxsplit=1)[0] if _BULLET.match(line) else _undressed(item)
-        yield from _SPLIT.split(re.sub(r"(?<=[\w*])\s*[(（][^()（）]*[)）]", "", item))
+    heads = [line for line in lines if _is_marked(line)]
+    level = Counter(line.split(" ")[0].count("#") for line in heads).most_common(1)
+    heads = [line for line in heads if line.split(" ")[0].count("#") == level[0][0]]
+    if len(heads) > 1:  # what stands below them explains them
+        for line in heads:
+            yield from _line_names(line, listed=True)
+    elif len(bullets) > 1:  # what stands between explains, as do bullets below a bullet
+        depth, numbered = _indent(bullets[0]), bool(_NUMBERED.match(bullets[0]))
+        for line in bullets:
+            if _indent(line) <= depth + 1 and (_NUMBERED.match(line) or not numbered):
+                yield from _line_names(line, listed=True)
+    else:
+        for line in lines:
+            if len(lines) == 1 or not (_is_label(line) or line.lstrip().startswith("#")):
+                yield from _line_names(line, listed=False)
+
+
+def _table_names(rows: list[list[str]]) -> Iterator[str]:
+    """The names in the rows of a table: in the column that says so, else in the first with letters."""
+    body, place = rows, None
+    if not any(map(str.isalnum, "".join(rows[1]))):  # the rule below the heading
+        body, heading = rows[2:], [_plain_line(cell).lower() for cell in rows[0]]
+        place = next((i for i, cell in enumerate(heading) if _NAME_COLUMN.search(cell)), None)
+    for row in body:
+        cells = [_plain_line(cell) for cell in row]
+        named = place is not None and place < len(cells) and any(map(str.isalpha, cells[place]))
+        cell = cells[place or 0] if named else next((cell for cell in cells if any(map(str.isalpha, cell))), "")
+        if not _is_label(cell):
+            yield _EXPLAINED.split(cell, maxsplit=1)[0]
+
+
+def _is_marked(line: str) -> bool:
+    """Whether a line is a heading, or bold as a whole, and no label."""
+    line = line.strip().rstrip(":：")
+    marked = line.startswith("#") or (line.startswith(("**", "__")) and line.endswith(("**", "__")))
+    return marked and not _is_label(_plain_line(line).lstrip("# "))
+
+
+def _line_names(line: str, listed: bool) -> Iterator[str]:
+    """The names in a line; one that is listed below or above others holds "and" only within a name."""
+    bold = re.match(r"^[\s>#]*(?:\*\*|__|`)([^*_`]+)(?:\*\*|__|`)(?!\s*(?:[,;、，]|and\b|or\b|$))", _BULLET.sub("", line))
+    line = bold[1] if bold and not _is_label(bold[1].rstrip(": ")) else _plain_line(line)
+    line = _BULLET.sub("", line.lstrip("# "))
+    line = _undressed(line) if not listed else _SURE.sub("", line)
+    if is_courtesy(line) or _ASKED.match(line):
+        return
+    introduced = _INTRODUCED.match(line)
+    if introduced and set(re.findall(r"\w+", introduced[1].lower())) & _LABEL_CORE and not listed:
+        line = line[introduced.end() :]
+    line = re.sub(r"(?<=\w)[*_]*\s*(?:[(（][^()（）]*[)）]|\[[^\[\]]*\])", "", line)
+    line = _MORE.sub("", _EXPLAINED.split(line, maxsplit=1)[0] if not line.startswith(("[", "(")) else line)
+    for item in _SPLIT.split(line):
+        yield from [_LEADING.sub("", item)] if listed else _AND.split(item)
 
 
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
-
-
-def _json_in(text: str) -> Any:
-    """The JSON of an answer, fenced or in prose; None where there is none."""
-    for first, last in (("[", "]"), ("{", "}")):
-        start, end = text.find(first), text.rfind(last)
-        other = text.find("{" if first == "[" else "[")
-        if 0 <= start < end and not (first == "{" and 0 <= other < start):
-            try:
-                return json.loads(text[start : end + 1])
-            except (ValueError, RecursionError):
-                continue
-    return None
-
-
-def _texts(found: Any) -> Iterator[str]:
-    """The strings of a list, of its objects the first each, and of an object all, or those of its first list."""
-    if isinstance(found, dict):
-        lists = [value for value in found.values() if isinstance(value, list)]
-        found = lists[0] if lists else list(found.values())
-    for item in found if isinstance(found, list) else [found]:
-        if isinstance(item, dict):
-            item = next((value for value in item.values() if isinstance(value, str)), None)
-        if isinstance(item, str):
-            yield item
-
-
-def _is_refusal(text: str) -> bool:
-    return bool(_REFUSALS.match(text.lstrip(_QUOTES + "*_#\n\t-")))
-
-
-def _bare(answer: str | None) -> str:
-    """The answer without thoughts, of which the opening tag may be missing; cut within them nothing is left."""
-    text = str(answer or "").replace("◁", "<").replace("▷", ">")
-    channels = list(_CHANNEL.finditer(text))
-    if channels:
-        text = text[channels[-1].end() :] if channels[-1].group(1) == "final" else ""
-        text = text.split("<|", 1)[0]
-    text = text[max((end.end() for end in _THOUGHT_ENDS.finditer(text)), default=0) :]
-    begin = _THOUGHT_BEGINS.search(text)
-    return _clean(text[: begin.start()] if begin else text).rstrip().lstrip("\n")
-
-
-def _clean(text: str) -> str:
-    return "".join(c for c in text[:_LONGEST] if c in "\n\t" or unicodedata.category(c)[0] != "C")
