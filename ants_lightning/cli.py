@@ -22,7 +22,8 @@ from ants_lightning.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
 
-NOT_WORKED = 3  # exit code where a column of the table means nothing, after all results are written
+NOT_WRITTEN = 1  # exit code where the results could not be written to the folder of the run
+NOT_WORKED = 3  # where a column of the table means nothing, after all results are written
 
 
 class Trainer(L.Trainer):
@@ -97,10 +98,13 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("ants_lightning").setLevel(logging.INFO)
     more = "`ants-lightning table runs/*` shows the results of one run or several; `ants-lightning table --help` tells how."
+    report = Report()
     command = ANTSCommand(
         ANTS, L.LightningDataModule, subclass_mode_data=True, seed_everything_default=0, save_config_callback=SavedConfig,
-        trainer_class=Trainer, trainer_defaults={"callbacks": [Report()]}, parser_kwargs={"epilog": more},
+        trainer_class=Trainer, trainer_defaults={"callbacks": [report]}, parser_kwargs={"epilog": more},
         args=None if args is None else list(args),
     )  # fmt: skip
+    if report.failed:
+        sys.exit(NOT_WRITTEN)
     if command.model.faults:
         sys.exit(NOT_WORKED)

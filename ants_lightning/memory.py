@@ -170,6 +170,18 @@ class NegativeMemory(L.Callback):
         self._batches = [float(n) for n in counts]  # of each stream, here
         self._most = [max(of) for of in zip(*gather_json(self._batches), strict=True)]  # of any rank
         self.shaper.of_all_classes = {}
+        self._spared = set[str]()
+        if trainer.is_global_zero and pl_module.shaped and self._folder:
+            for name in self._loaders:
+                self._check_spaces(self._folder, name)
+
+    def _check_spaces(self, folder: RunFolder, name: str) -> None:
+        """Spaces in the folder of a stream that people edited since, or put there, stay: said before the first batch."""
+        try:
+            folder.check_folder(_spaces_of(name), FILES)
+        except OSError as error:
+            self._spared.add(name)
+            logger.warning("the spaces of stream %r will not be kept: %s", name, error)
 
     def _ask_first(self, name: str) -> None:
         """Refuse to begin with an MLLM that cannot answer; on all ranks, so that none waits for another."""
@@ -261,9 +273,9 @@ class NegativeMemory(L.Callback):
         name = list(self._loaders)[self.stream]
         for fault in pl_module.adaptation[name]["faults"] if trainer.is_global_zero else ():
             logger.warning("stream %r: %s", name, fault["text"])
-        if trainer.is_global_zero and pl_module.shaped and self._folder:
+        if trainer.is_global_zero and pl_module.shaped and self._folder and name not in self._spared:
             try:
-                self._folder.write_folder(f"spaces/{file_name(name)}", files_of(pl_module, self.shaper.answers), FILES)
+                self._folder.write_folder(_spaces_of(name), files_of(pl_module, self.shaper.answers), FILES)
             except (OSError, ValueError) as error:  # a full disk, or files of others there
                 logger.warning("the spaces of stream %r could not be kept: %s", name, error)
 
@@ -321,3 +333,8 @@ class NegativeMemory(L.Callback):
         self.evidence.restore(state_dict["evidence"])
         self.shaper.answers, self.shaper.sentences = state_dict["answers"], state_dict["sentences"]
         self.shaper.fresh = False
+
+
+def _spaces_of(stream: str) -> str:
+    """The folder of a stream's spaces, in that of the run."""
+    return f"spaces/{file_name(stream)}"

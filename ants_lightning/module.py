@@ -1,5 +1,6 @@
 """`ANTS`: the LightningModule that scores a stream, batch by batch."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +15,12 @@ from ants_lightning.data.pixels import check_pixels, in_words
 from ants_lightning.data.reading import log_lost
 from ants_lightning.decision import decisive
 from ants_lightning.detector import Detector
+from ants_lightning.gathering import gather_json
 from ants_lightning.health import Fault, stream_faults
 from ants_lightning.metrics import OODMetrics
 from ants_lightning.plain import plain
+
+logger = logging.getLogger(__name__)
 
 
 class ANTS(Detector):
@@ -37,6 +41,8 @@ class ANTS(Detector):
         self._seen = Counter[int]()  # images of each loader that came without an index
         self._index_checks: list[IndexCheck] = []  # of each loader
         self._told: dict[str, str] = {}  # reasons why images are lost, by kind
+        self._predicted: list[Counter[str]] = []  # images of each loader of a prediction, by what became of them
+        self._left_out: dict[str, list[Fault]] = {}  # of a prediction, by stream
 
     def setup(self, stage: str) -> None:
         """Check the names and the words, and see to it that every image comes once, before anything runs."""
@@ -60,6 +66,7 @@ class ANTS(Detector):
         self.adaptation, self._seen, self._told = {}, Counter(), {}
         self._index_checks = [IndexCheck(places_of(loader)) for loader in stream_loaders(self.trainer).values()]
         self.results, self.refused = {}, {}
+        self._predicted, self._left_out = [Counter() for _ in self._index_checks], {}
 
     on_predict_start = _begin_run
 
@@ -133,8 +140,7 @@ class ANTS(Detector):
         metric: Any = self.metrics[f"stream_{dataloader_idx}"]
         scores = outputs["scores"]
         if outputs["lost"]:
-            not_finite = 0 if outputs["kept"] is None else len(unpack_batch(batch)[0]) - len(outputs["kept"])
-            metric.lose(len(outputs["lost"]) - not_finite, not_finite)
+            metric.lose(*_lost(outputs, batch))
         stacked = torch.stack([score.double() for score in scores.values()], 1)
         metric.update(stacked, outputs["label"], outputs["prediction"], outputs["is_ood"])
 
@@ -143,7 +149,19 @@ class ANTS(Detector):
         if batch is None:
             return None
         out = self._step(batch, dataloader_idx)
+        unreadable, not_finite = _lost(out, batch)
+        self._predicted[dataloader_idx].update(n_id=len(out["index"]), n_unreadable=unreadable, n_not_finite=not_finite)
         return {**out, "class_name": [self.class_names[i] for i in out["prediction"].tolist()]}
+
+    def on_predict_end(self) -> None:
+        """Say of each stream if so many images were left out that its rows are not those of the stream."""
+        parts = gather_json([dict(counts) for counts in self._predicted])
+        for place, stream in enumerate(stream_loaders(self.trainer)):
+            total = sum((Counter(part[place]) for part in parts), Counter[str]())
+            if found := stream_faults({"n_ood": 0, **{name: total[name] for name in ("n_id", "n_unreadable", "n_not_finite")}}):
+                self._left_out[stream] = found
+                logger.warning("stream %r: %s", stream, found[0]["text"])
+        self.encoder.flush()
 
     def state(self) -> dict[str, Any]:
         """All that the next batch depends on, between two batches: tensors, lists of tensors and plain JSON values.
@@ -192,12 +210,21 @@ class ANTS(Detector):
 
     @property
     def faults(self) -> dict[str, list[Fault]]:
-        """What makes columns of the last run meaningless, by stream; after a prediction, what kept it from learning."""
-        found = {**self.adaptation, **self.results}
-        return {stream: of["faults"] for stream, of in found.items() if of.get("faults")}
+        """What makes columns of the last run meaningless, by stream; after a prediction, what kept it from learning or scoring."""
+        found = dict(self._left_out)
+        for stream, of in {**self.adaptation, **self.results}.items():
+            if of.get("faults"):
+                found[stream] = [*found.get(stream, ()), *of["faults"]]
+        return found
 
     def on_test_end(self) -> None:
         """Keep text features; only now, with the good streams reported, refuse those that could not be measured."""
         self.encoder.flush()
         if self.refused:
             raise ValueError("; ".join(f"stream {name!r}: {why}" for name, why in self.refused.items()))
+
+
+def _lost(outputs: Mapping[str, Any], batch: Any) -> tuple[int, int]:
+    """How many images of a batch could not be read, and how many gave NaN or Inf."""
+    not_finite = 0 if outputs["kept"] is None else len(unpack_batch(batch)[0]) - len(outputs["kept"])
+    return len(outputs["lost"]) - not_finite, not_finite

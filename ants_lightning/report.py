@@ -119,6 +119,11 @@ class Report(L.Callback):
         self._folder: RunFolder | None = None  # None: nothing is written
         self._spared = set[str]()  # what stays as it is
 
+    @property
+    def failed(self) -> bool:
+        """Whether the results could not be written to the folder of the run."""
+        return self._folder is not None and self._folder.incomplete
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Claim the folder."""
         self._folder, self._spared = None, set()

@@ -162,11 +162,15 @@ class RunFolder:
         self._own({name: hashlib.sha256(content).hexdigest()})
         write_atomically(self.path / name, content)
 
-    def write_folder(self, name: str, files: Mapping[str, bytes], own: Collection[str]) -> None:
-        """Replace the files `own` of a folder by `files`, all at once (`swap_folder`). OSError as in `write`."""
+    def check_folder(self, name: str, own: Collection[str]) -> None:
+        """FileExistsError where one of the files `own` of a folder is not ours."""
         for file in own:
             if not self.is_ours(f"{name}/{file}"):
                 raise FileExistsError(f"{self.path / name / file}: no run wrote it, or it was edited since; it is left alone")
+
+    def write_folder(self, name: str, files: Mapping[str, bytes], own: Collection[str]) -> None:
+        """Replace the files `own` of a folder by `files`, all at once (`swap_folder`). OSError as in `write`."""
+        self.check_folder(name, own)
         self._own({f"{name}/{file}": hashlib.sha256(content).hexdigest() for file, content in files.items()})
         swap_folder(self.path / name, files, own)
 

@@ -82,6 +82,39 @@ def test_a_folder_of_images_is_predicted(tmp_path, monkeypatch):
     assert all(row["label"] == "" and row["is_ood"] == str(float(row["ants"]) >= 0.5) for row in rows)
 
 
+def test_a_folder_in_which_no_image_can_be_read_ends_with_3_and_a_row_for_each(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(ROOT)
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"not an image")
+    (tmp_path / "names.txt").write_text("\n".join(demo.ID_CLASSES))
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": {
+        "class_path": "ants_lightning.data.FolderDataModule",
+        "init_args": {"folder": str(tmp_path), "class_names": str(tmp_path / "names.txt"), "num_workers": 0},
+    }}))  # fmt: skip
+    with pytest.raises(SystemExit) as end:
+        main(["predict", "--config", "configs/demo.yaml", "--config", str(tmp_path / "data.yaml"),
+              "--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.enable_progress_bar", "false",
+              "--trainer.callbacks.adapt", "false"])  # fmt: skip
+    assert end.value.code == 3
+    assert "3 of 3 images were left out: 3 could not be read, 0 gave NaN or Inf" in caplog.text
+    rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").open(newline="")))
+    assert len(rows) == 3 and all(row["lost"] and not row["ants"] for row in rows)
+
+
+def test_results_that_could_not_be_written_end_with_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+
+    def full(folder, results):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ants_lightning.report.write_results", full)
+    monkeypatch.setenv("COLUMNS", "200")
+    words = ["--trainer.default_root_dir", str(tmp_path), "--trainer.callbacks.adapt", "false"]
+    with pytest.raises(SystemExit) as end:
+        main(["test", "--config", "configs/demo.yaml", "--data.n_id", "20", "--data.n_ood", "20", *words])
+    assert end.value.code == 1 and "No space left on device" in capsys.readouterr().out
+
+
 def test_demo_config_is_what_the_package_says():
     config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
     assert {key: config["model"][key] for key in demo.WORDS} == demo.WORDS

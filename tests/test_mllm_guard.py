@@ -126,3 +126,37 @@ def test_two_failures_in_one_refresh_count_as_one():
         guard.describe(["x"], ["a"])
         guard.similar_classes(["p"], 5)
     assert guard.counts["mllm_calls"] == 4 and "similar_classes: OSError" in guard.error
+
+
+def test_a_run_that_goes_on_asks_nothing_again_that_it_was_answered_before_its_snapshot(tmp_path):
+    asked = []
+
+    def names(classes, count):
+        asked.extend(classes)
+        return [[] for _ in classes]
+
+    def begin():
+        guard = guard_of(similar=names)
+        guard.mllm.identity = lambda: {"model": "one"}
+        guard.open_record(tmp_path / "mllm.jsonl")
+        guard.begin_refresh()
+        return guard
+
+    def ask(guard, classes):
+        answers = guard.similar_classes(classes, 5)
+        guard.keep(guard.answered, write=True)
+        return answers
+
+    earlier = begin()
+    ask(earlier, ["fox"])
+    first = begin()
+    assert ask(first, ["fox", "cat"]) == [[], []] and asked == ["fox", "fox", "cat"]  # an empty answer of an earlier run counts not
+    state = first.state()
+    assert ask(first, ["dog"]) == [[]]
+    resumed = begin()
+    resumed.restore(state)
+    asked.clear()
+    assert ask(resumed, ["fox", "cat", "dog"]) == [[], [], []] and not asked
+    again = begin()
+    again.restore(resumed.state())
+    assert ask(again, ["fox", "cat", "dog"]) == [[], [], []] and not asked  # interrupted twice

@@ -35,6 +35,7 @@ class Guard:
         self.mllm: Any = mllm
         self.record: Record | None = None
         self.answered: list[tuple[Asked, Answer]] = []  # since the last `begin_refresh`
+        self._began = 0  # lines of the record when the run began
         self.error = ""  # the last one of the last refresh
         self.asking = False  # a question is under way
         self._warned: set[str] = set()
@@ -58,6 +59,7 @@ class Guard:
         if path and identity:
             try:
                 self.record = Record(path, identity())
+                self._began = self.record.count
             except (OSError, ValueError) as error:
                 logger.warning("answers are not recorded: %s", error)
 
@@ -184,7 +186,7 @@ class Guard:
         return {
             "counts": dict(self.counts), "warned": list(self._warned), "error": self.error, "heard": self._heard,
             "pause": [self._refresh, self._failed, self._next],
-            "recorded": None if self.record is None else self.record.count,
+            "recorded": None if self.record is None else [self._began, self.record.count],
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -193,8 +195,9 @@ class Guard:
         self._heard = state["heard"]
         self._refresh, self._failed, self._next = state["pause"]
         if self.record is not None and state["recorded"] is not None:
-            self.record.go_on(state["recorded"])
-            self._of_this_run = set(self.record.since(state["recorded"]))
+            self._began, count = state["recorded"]
+            self.record.go_on(self._began)
+            self._of_this_run = set(self.record.since(count))
 
 
 def _tidy(answer: Any) -> Any:
