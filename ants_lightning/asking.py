@@ -42,10 +42,14 @@ class Asker:
         mine: list[int] = rows[bank["owner"][rows] == self.rank].tolist()
         said: Sentences = dict.fromkeys(mine, "")
         for start in range(0, len(mine), self.guard.at_once):
-            images = self._images(bank, mine[start : start + self.guard.at_once])
-            avoid = [class_names[c] for c in bank["prediction"][list(images)].tolist()]
-            said.update(zip(images, self.guard.describe(list(images.values()), avoid), strict=True))
+            said |= self._describe(bank, mine[start : start + self.guard.at_once], class_names)
         return said
+
+    def _describe(self, bank: Rows, rows: Sequence[int], class_names: Sequence[str]) -> Sentences:
+        """In a frame of its own: these images are let go before the next are read."""
+        images = self._images(bank, rows)
+        avoid = [class_names[c] for c in bank["prediction"][list(images)].tolist()]
+        return dict(zip(images, self.guard.describe(list(images.values()), avoid), strict=True))
 
     def similar_names(self, names: Sequence[str], count: int) -> Names:
         """Similar names by class, for this rank's share; ranks take turns."""
@@ -64,12 +68,15 @@ class Asker:
                 share[c] = row
         found, classes = dict[str, list[str] | None](), list(share)
         for start in range(0, len(classes), self.guard.at_once):
-            part = classes[start : start + self.guard.at_once]
-            images = self._images(bank, [row for c in part if (row := share[c]) is not None])
-            shown = [None if share[c] is None else images.get(share[c]) for c in part]  # type: ignore[arg-type]
-            mine = [names[c] for c in part]
-            found.update(zip(mine, self.guard.similar_classes(mine, count, shown), strict=True))
+            part = {c: share[c] for c in classes[start : start + self.guard.at_once]}
+            found |= self._similar_by_eye(bank, part, names, count)
         return found
+
+    def _similar_by_eye(self, bank: Rows, rows: Mapping[int, int | None], names: Mapping[int, str], count: int) -> Names:
+        images = self._images(bank, [row for row in rows.values() if row is not None])
+        shown = [None if row is None else images.get(row) for row in rows.values()]
+        mine = [names[c] for c in rows]
+        return dict(zip(mine, self.guard.similar_classes(mine, count, shown), strict=True))
 
     def _images(self, bank: Rows, rows: Sequence[int]) -> dict[int, Image]:
         """Images by row of the bank, as far as they can be had."""

@@ -151,6 +151,8 @@ def _why(health: Mapping[str, Any], never: list[str]) -> str:
     if any(health["learnt"][score] for score in never):
         every = f"refresh_every is {health['refresh_every']:,} batches"
         return f"they came at the last of {health['sync_points']:,} sync points, {every}"
+    if never == ["ens"] and not health["images_shown"] and health["unread"]:
+        return f"{health['unread']:,} images could not be read again to be shown to it"
     if never == ["ens"] and not health["images_shown"]:
         return f"none was shown to it; S_nl was below γ = {health['gamma']:g} for {health['candidates']:,} of {images:,} images"
     if dropped:

@@ -7,6 +7,7 @@ from PIL.Image import Image
 
 from ants_lightning import cli, demo
 from ants_lightning.data import OODDataModule
+from ants_lightning.data.raw import RawImages
 from ants_lightning.demo.shapes import ID_CLASSES, NEAR_CLASSES
 from ants_lightning.health import Health, adaptation_faults, commonest, stream_faults
 from ants_lightning.mllm.first_question import ask_first, picture
@@ -91,6 +92,18 @@ def test_a_stream_of_few_batches_is_learnt_from_in_its_middle_and_at_its_end(run
 def test_what_is_left_after_the_last_sync_point_is_learnt_from_at_the_end(run):
     memory, _, results = run(Saying(), refresh_every=3)
     assert results["streams"]["scenes"]["health"]["sync_points"] == 3 and memory.evidence.n_seen == 128
+
+
+def test_images_that_cannot_be_read_again_are_said_to_be_the_reason(run, monkeypatch):
+    def gone(images, index):
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr(RawImages, "__getitem__", gone)
+    _, _, results = run(Saying())
+    (fault,) = results["streams"]["scenes"]["faults"]
+    health = results["streams"]["scenes"]["health"]
+    assert fault["kind"] == "never_adapted" and fault["scores"] == ["ens", "ants"] and health["unread"] > 0
+    assert fault["text"].endswith(f"in ENS: {health['unread']} images could not be read again to be shown to it")
 
 
 def test_a_stream_too_small_for_a_refresh_says_so(run):

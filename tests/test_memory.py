@@ -2,6 +2,7 @@
 
 import copy
 import io
+import weakref
 
 import pytest
 import torch
@@ -35,6 +36,23 @@ def test_each_image_and_each_class_of_a_stream_is_asked_for_once(run, small_demo
     streams = len(small_demo.ood_sets)
     assert len(mllm.images) > 0 and max(mllm.images.count(image) for image in set(mllm.images)) <= streams
     assert max(mllm.names.count(name) for name in set(mllm.names)) <= streams
+
+
+@pytest.mark.parametrize("eyes", [False, True])
+def test_no_more_images_are_in_memory_than_go_into_one_call(run, small_demo, monkeypatch, eyes):
+    alive, most, read = weakref.WeakValueDictionary(), [], RawImages.__getitem__
+
+    def counted(images, index):
+        image = read(images, index)
+        alive[len(most)] = image
+        most.append(len(alive))
+        return image
+
+    monkeypatch.setattr(RawImages, "__getitem__", counted)
+    mllm = Watched(small_demo)
+    mllm.at_once = 3
+    run(mllm, similar_images=eyes)
+    assert len(mllm.images) > 100 and max(most) == 3
 
 
 def test_results_follow_the_contract(run):
