@@ -41,7 +41,7 @@ class ANTS(Detector):
         self._seen = Counter[int]()  # images of each loader that came without an index
         self._index_checks: list[IndexCheck] = []  # of each loader
         self._told: dict[str, str] = {}  # reasons why images are lost, by kind
-        self._predicted: list[Counter[str]] = []  # images of each loader of a prediction, by what became of them
+        self._predicted: dict[int, Counter[str]] = {}  # images of each loader of a prediction, by what became of them
         self._left_out: dict[str, list[Fault]] = {}  # of a prediction, by stream
 
     def setup(self, stage: str) -> None:
@@ -66,7 +66,7 @@ class ANTS(Detector):
         self.adaptation, self._seen, self._told = {}, Counter(), {}
         self._index_checks = [IndexCheck(places_of(loader)) for loader in stream_loaders(self.trainer).values()]
         self.results, self.refused = {}, {}
-        self._predicted, self._left_out = [Counter() for _ in self._index_checks], {}
+        self._predicted, self._left_out = {}, {}
 
     on_predict_start = _begin_run
 
@@ -150,14 +150,16 @@ class ANTS(Detector):
             return None
         out = self._step(batch, dataloader_idx)
         unreadable, not_finite = _lost(out, batch)
-        self._predicted[dataloader_idx].update(n_id=len(out["index"]), n_unreadable=unreadable, n_not_finite=not_finite)
+        counts = self._predicted.setdefault(dataloader_idx, Counter())
+        counts.update(n_id=len(out["index"]), n_unreadable=unreadable, n_not_finite=not_finite)
         return {**out, "class_name": [self.class_names[i] for i in out["prediction"].tolist()]}
 
     def on_predict_end(self) -> None:
         """Say of each stream if so many images were left out that its rows are not those of the stream."""
-        parts = gather_json([dict(counts) for counts in self._predicted])
-        for place, stream in enumerate(stream_loaders(self.trainer)):
-            total = sum((Counter(part[place]) for part in parts), Counter[str]())
+        streams = list(stream_loaders(self.trainer))
+        parts = gather_json([dict(self._predicted.get(place, {})) for place in range(len(streams))])
+        for stream, counts in zip(streams, zip(*parts, strict=True), strict=True):
+            total = sum(map(Counter, counts), Counter[str]())
             if found := stream_faults({"n_ood": 0, **{name: total[name] for name in ("n_id", "n_unreadable", "n_not_finite")}}):
                 self._left_out[stream] = found
                 logger.warning("stream %r: %s", stream, found[0]["text"])

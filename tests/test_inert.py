@@ -121,7 +121,7 @@ def predict(folder, tmp_path):
 
 def test_names_of_files_reach_the_terminal_inert(nasty_folder, tmp_path):
     code, output = predict(nasty_folder, tmp_path)
-    assert code == 0 and b"OWNED" in output, output.decode()[-500:]
+    assert code == 3 and b"OWNED" in output, output.decode()[-500:]
     assert_inert(output)
 
 

@@ -100,7 +100,9 @@ def llava(tmp_path_factory):
         vision_config=vision, text_config=text, image_token_index=4, vision_feature_layer=-2,
         vision_feature_select_strategy="default", image_seq_length=(SIZE // PATCH) ** 2,
     ))  # fmt: skip
-    model.generation_config.suppress_tokens = list(range(special))  # random weights that always answer in words
+    first, end = special, special + len(NOUNS) + len(ADJECTIVES)
+    others = [*range(first), *range(end, len(tokenizer))]
+    model.generation_config.suppress_tokens = others  # random weights that always answer in words, none of them a prompt's
     image_processor = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
     processor = LlavaProcessor(
         image_processor=image_processor, tokenizer=tokenizer, patch_size=PATCH, chat_template=CHAT,
