@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from ants_lightning.inert import filter_loggers
-from ants_lightning.memory import NegativeMemory
-from ants_lightning.module import ANTS
-from ants_lightning.predictions import PredictionWriter
-from ants_lightning.report import Report
-from ants_lightning.snapshots import Snapshots
+from ants_lightning.adapt.memory import NegativeMemory
+from ants_lightning.ants import ANTS
+from ants_lightning.common.text import filter_loggers
+from ants_lightning.run.predictions import PredictionWriter
+from ants_lightning.run.report import Report
+from ants_lightning.run.snapshots import Snapshots
 
 __version__ = "0.1.0"
 __all__ = ["ANTS", "NegativeMemory", "PredictionWriter", "Report", "Snapshots"]

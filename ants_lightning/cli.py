@@ -11,14 +11,14 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.logging import RichHandler
 
-from ants_lightning import table
+from ants_lightning.ants import ANTS
+from ants_lightning.common.text import inert_record, show_error
 from ants_lightning.data import OODDataModule
-from ants_lightning.inert import inert_record, show_error
-from ants_lightning.module import ANTS
-from ants_lightning.predictions import PredictionWriter
-from ants_lightning.report import Report, StreamProgressBar
-from ants_lightning.saved_config import SavedConfig
-from ants_lightning.snapshots import Snapshots
+from ants_lightning.run import table
+from ants_lightning.run.predictions import PredictionWriter
+from ants_lightning.run.report import Report, StreamProgressBar
+from ants_lightning.run.saved_config import SavedConfig
+from ants_lightning.run.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
 

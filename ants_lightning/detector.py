@@ -9,17 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ants_lightning import wordnet
 from ants_lightning.baselines import Baseline, Seen, activation_aware_score
-from ants_lightning.decision import Decision
-from ants_lightning.exact import ExactBuffers
-from ants_lightning.mining import count_of, mine_negative_labels, without_names
-from ants_lightning.plain import check_counts, check_positive, check_shares, is_number, plain, plain_path
-from ants_lightning.scoring import check_features, margins, mcm_from_logits
-from ants_lightning.spaces import Spaces, load_spaces, read_settings
-from ants_lightning.text_space import TextEncoder, TextSpace, read_labels
-from ants_lightning.towers import encode_with_patches, gives_patches
-from ants_lightning.words import checked_class_names, checked_words, warn_of_codes
+from ants_lightning.clip import wordnet
+from ants_lightning.clip.encoder import TextEncoder
+from ants_lightning.clip.towers import encode_with_patches, gives_patches
+from ants_lightning.clip.vocabulary import checked_class_names, checked_words, warn_of_codes
+from ants_lightning.common.exact import ExactBuffers
+from ants_lightning.common.settings import check_counts, check_positive, check_shares, is_number, plain, plain_path
+from ants_lightning.decide.threshold import Decision
+from ants_lightning.method.checks import check_features
+from ants_lightning.method.counts import count_of
+from ants_lightning.method.negatives import mine_negative_labels, without_names
+from ants_lightning.method.scores import margins, mcm_from_logits
+from ants_lightning.spaces.folder import Spaces, load_spaces, read_settings
+from ants_lightning.spaces.text_space import TextSpace, read_labels
 
 
 class Detector(ExactBuffers, L.LightningModule):

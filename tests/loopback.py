@@ -16,11 +16,12 @@ def said(content, finish="stop", **message):
 
 
 @contextmanager
-def serving(answer, models=MODELS, context=None):
+def serving(answer, models=MODELS, context=None, queue=128):
     """The address of a server: `answer(question, body)` gives the reply to a question, `models` that to the list of models.
 
     A reply is an object, bytes (a web page), or a pair of a status and one of these; a float is a reply that drips for so many
-    seconds. `asked` holds the questions, `left` the times at which a client left a reply that dripped.
+    seconds. `queue` is how many connections wait for it.
+    `asked` holds the questions, `left` the times at which a client left a reply that dripped.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -63,7 +64,10 @@ def serving(answer, models=MODELS, context=None):
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = queue
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.asked, server.left = True, [], []
     server.handle_error = lambda *args: None
     if context is not None:

@@ -107,7 +107,7 @@ def test_results_that_could_not_be_written_end_with_1(tmp_path, monkeypatch, cap
     def full(folder, results):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ants_lightning.report.write_results", full)
+    monkeypatch.setattr("ants_lightning.run.report.write_results", full)
     monkeypatch.setenv("COLUMNS", "200")
     words = ["--trainer.default_root_dir", str(tmp_path), "--trainer.callbacks.adapt", "false"]
     with pytest.raises(SystemExit) as end:

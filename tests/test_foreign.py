@@ -11,7 +11,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from ants_lightning import ANTS, NegativeMemory, Report, demo
 from ants_lightning.demo.shapes import ID_CLASSES, NEAR_CLASSES
 from ants_lightning.mllm import TransformersMLLM
-from ants_lightning.snapshots import Snapshots
+from ants_lightning.run.snapshots import Snapshots
 
 NOUNS, ADJECTIVES = demo.WORDS["nouns"], demo.WORDS["adjectives"]
 N = 36  # images of each kind

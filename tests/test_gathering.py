@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ants_lightning.gathering import gather_json, gather_rows, gather_tensor, several_ranks
+from ants_lightning.distributed import gather_json, gather_rows, gather_tensor, several_ranks
 
 LENGTHS = (2, 0, 3)
 

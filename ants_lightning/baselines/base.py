@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ants_lightning.exact import ExactBuffers
-from ants_lightning.plain import plain
+from ants_lightning.common.exact import ExactBuffers
+from ants_lightning.common.settings import plain
 
 if TYPE_CHECKING:
-    from ants_lightning.evidence import Rows
-    from ants_lightning.module import ANTS
+    from ants_lightning.adapt.bank import Rows
+    from ants_lightning.ants import ANTS
 
 
 @dataclass(frozen=True)

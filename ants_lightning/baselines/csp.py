@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ants_lightning.baselines.base import Baseline, Seen
-from ants_lightning.mining import count_of, mine_negative_labels, without_names
-from ants_lightning.scoring import group_order, margins
+from ants_lightning.method.counts import count_of
+from ants_lightning.method.negatives import mine_negative_labels, without_names
+from ants_lightning.method.scores import group_order, margins
 
 if TYPE_CHECKING:
-    from ants_lightning.module import ANTS
+    from ants_lightning.ants import ANTS
 
 SUPERCLASSES = (
     "environment", "space", "object", "scene", "place", "item", "area", "view", "thing", "pattern", "structure", "landscape",

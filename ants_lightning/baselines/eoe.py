@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ants_lightning.adapt.hygiene import Hygiene, fold
 from ants_lightning.baselines.base import Baseline, Seen
-from ants_lightning.hygiene import Hygiene, fold
-from ants_lightning.plain import check_not_negative, check_positive
-from ants_lightning.scoring import mcm_from_logits
+from ants_lightning.common.settings import check_not_negative, check_positive
+from ants_lightning.method.scores import mcm_from_logits
 
 if TYPE_CHECKING:
-    from ants_lightning.module import ANTS
+    from ants_lightning.ants import ANTS
 
 
 def eoe_score(id_logits: Tensor, outlier_logits: Tensor, beta: float = 0.25) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ants_lightning.baselines.base import Baseline, Seen
-from ants_lightning.plain import check_not_negative, check_positive
-from ants_lightning.scoring import mcm_from_logits
+from ants_lightning.common.settings import check_not_negative, check_positive
+from ants_lightning.method.scores import mcm_from_logits
 
 if TYPE_CHECKING:
-    from ants_lightning.module import ANTS
+    from ants_lightning.ants import ANTS
 
 _CHUNK = 8_000_000  # cosines of patches at a time
 

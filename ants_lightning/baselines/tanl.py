@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from ants_lightning.baselines.base import Baseline, Seen, confident
-from ants_lightning.mining import without_names
-from ants_lightning.plain import check_counts, check_shares
+from ants_lightning.common.settings import check_counts, check_shares
+from ants_lightning.method.negatives import without_names
 
 if TYPE_CHECKING:
-    from ants_lightning.evidence import Rows
-    from ants_lightning.module import ANTS
+    from ants_lightning.adapt.bank import Rows
+    from ants_lightning.ants import ANTS
 
 _CHUNK = 8_000_000  # cosines at a time
 

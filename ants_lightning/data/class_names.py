@@ -4,7 +4,7 @@ from pathlib import Path
 
 from open_clip import IMAGENET_CLASSNAMES
 
-from ants_lightning.text_files import read_list
+from ants_lightning.clip.word_files import read_list
 
 # The 200 classes of ImageNet-R (Hendrycks et al., ICCV 2021), as ImageNet-1k labels; those of OpenOOD's ImageNet-200, in its order.
 IMAGENET_200_LABELS = (

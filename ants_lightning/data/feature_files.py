@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ants_lightning.common.run_folder import file_name
+from ants_lightning.common.settings import plain_path
 from ants_lightning.data.columns import NO_LABEL, knows_paths, path_of, told_labels, whole
 from ants_lightning.data.reading import attempt
 from ants_lightning.mllm.record import pixel_hash
-from ants_lightning.plain import plain_path
-from ants_lightning.run_folder import file_name
 
 ID = "id"  # the set whose labels count
 _OURS = {"made_by": "ants_lightning", "kind": "feature cache"}

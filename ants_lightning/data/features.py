@@ -14,7 +14,7 @@ from ants_lightning.data.calibration import LabelledImages
 from ants_lightning.data.feature_files import ID, FeatureCache, read_columns, save_columns
 from ants_lightning.data.reading import collate, lost_item
 from ants_lightning.data.stream_loader import Shard
-from ants_lightning.gathering import gather_json
+from ants_lightning.distributed import gather_json
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
-from ants_lightning.inert import one_line
+from ants_lightning.common.text import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ants_lightning.clip.word_files import read_text
 from ants_lightning.data.image_files import find_images, is_file
 from ants_lightning.data.reading import open_image
-from ants_lightning.text_files import read_text
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 from ants_lightning.data.stream_loader import Discarding, Shard, StreamLoader
-from ants_lightning.gathering import gather_json
+from ants_lightning.distributed import gather_json
 
 logger = logging.getLogger(__name__)
 

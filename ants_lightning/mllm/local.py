@@ -13,10 +13,10 @@ from PIL import Image
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
+from ants_lightning.common.settings import check_counts, check_flags, plain, plain_path
 from ants_lightning.mllm.base import ChatMLLM, Question
 from ants_lightning.mllm.quantised import check_layers, choose_paths
 from ants_lightning.mllm.weights import check_cache, check_folder, pointers
-from ants_lightning.plain import check_counts, check_flags, plain, plain_path
 
 logger = logging.getLogger(__name__)
 

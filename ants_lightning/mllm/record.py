@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from ants_lightning.plain import plain_path
+from ants_lightning.common.settings import plain_path
 
 logger = logging.getLogger(__name__)
 

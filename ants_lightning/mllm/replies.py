@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from ants_lightning.inert import one_line
+from ants_lightning.common.text import one_line
 
 _LONGEST = 200  # characters of a server's words that are told
 

@@ -16,10 +16,10 @@ import torch
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
 from PIL.Image import Image
 
+from ants_lightning.common.settings import plain
 from ants_lightning.mllm.base import ChatMLLM, Question
 from ants_lightning.mllm.replies import NoAnswerError, model_names, read_answer, server_words
 from ants_lightning.mllm.sending import Deadline, is_gone, reason, run_apart
-from ants_lightning.plain import plain
 
 logger = logging.getLogger(__name__)
 

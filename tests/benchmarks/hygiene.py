@@ -13,7 +13,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 
-from ants_lightning.hygiene import fold, forms
+from ants_lightning.adapt.hygiene import fold, forms
 
 with np.load(sys.argv[1]) as file:
     text = {key: F.normalize(torch.from_numpy(file[key]).float(), dim=1) for key in file.files if "_text" in key}

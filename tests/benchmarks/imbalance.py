@@ -28,7 +28,8 @@ from ants_lightning.data.features import FeatureCache, FeatureStream, encode_set
 from ants_lightning.demo import CLIP, LLAVA, SETTINGS, WORDS, DrawnImages
 from ants_lightning.demo.scenery import SCENES, TEXTURES
 from ants_lightning.demo.shapes import ID_CLASSES, NEAR_CLASSES
-from ants_lightning.mining import mine_negative_images, separation
+from ants_lightning.method.negatives import mine_negative_images
+from ants_lightning.method.otsu import separation
 from ants_lightning.mllm import TransformersMLLM
 
 N = 2000  # images of most streams

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ants_lightning.mining import mine_negative_labels
+from ants_lightning.method.negatives import mine_negative_labels
 
 
 def peak():

@@ -16,10 +16,10 @@ from PIL import Image
 from torchvision.transforms import Compose, Normalize
 from torchvision.transforms.functional import to_tensor
 
+from ants_lightning.adapt.bank import Evidence
 from ants_lightning.data.raw import RawImages
-from ants_lightning.evidence import Evidence
 from ants_lightning.metrics import OODMetrics
-from ants_lightning.snapshot_files import list_snapshots, partial, publish, read_share, unpack, write_share
+from ants_lightning.run.snapshot_files import list_snapshots, partial, publish, read_share, unpack, write_share
 
 
 def make_state(images: int, size: int, scores: int, bank: int, dim: int) -> dict:

@@ -1,0 +1,1 @@
+"""The callback `NegativeMemory` and its parts: the memory bank, the questions, the refresh."""

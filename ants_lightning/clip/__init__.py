@@ -1,0 +1,1 @@
+"""All that touches the two towers of CLIP: texts, their features, words."""

@@ -1,0 +1,46 @@
+"""Files and folders that appear whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from uuid import uuid4
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that others see all of it or the one before; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def swap_folder(path: Path, files: Mapping[str, bytes], own: Collection[str]) -> None:
+    """Replace the files `own` of a folder by `files`: a new folder is written beside and takes its place; other files go over."""
+    path = path.resolve()
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} is no folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (path.with_name(f".{path.name[:80]}.{uuid4().hex[:8]}.{kind}") for kind in ("new", "old"))
+    try:
+        new.mkdir()
+        for name, content in files.items():
+            (new / name).write_bytes(content)
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    for left in old.iterdir() if old.exists() else ():
+        if left.name in own and not left.is_dir():
+            left.unlink()
+        else:
+            left.rename(path / left.name)
+    if old.exists():
+        old.rmdir()

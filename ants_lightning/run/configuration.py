@@ -1,0 +1,99 @@
+"""The configuration of a test run: all that its results depend on, as plain JSON, and the differences between two."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import lightning as L
+
+from ants_lightning.adapt.memory import NegativeMemory
+from ants_lightning.ants import ANTS
+from ants_lightning.data.batches import dataset_of, stream_loaders, stream_of
+from ants_lightning.data.columns import size_of
+from ants_lightning.data.features import tower_identity
+from ants_lightning.run.report import settings_of
+from ants_lightning.run.snapshot_files import canonical, digest
+
+_SHOWN = 60  # characters of a value
+
+
+def configuration_of(trainer: L.Trainer, model: ANTS) -> dict[str, Any]:
+    """Settings, names, words, weights, MLLM, precision, ranks and streams of a run that has started; words, weights as hashes."""
+    memory = memory_of(trainer)
+    settings = settings_of(model, memory)
+    settings["model"].pop("text_cache", None)  # where features are kept changes none of them
+    mllm: Any = memory.guard.mllm if memory else None
+    start = model.start
+    towers = tower_identity(model.clip, model.preprocess, trainer)
+    towers["preprocess"] = re.sub(r" at 0x[0-9a-f]+", "", towers["preprocess"])
+    whole = {
+        **settings,
+        "versions": {name: version(name) for name in ("ants-lightning", "torch", "open_clip_torch")},
+        "class_names": list(model.class_names),
+        "words": _hash([model.nouns, model.adjectives]),
+        "labels": _hash(model.neglabel.labels),
+        "start": _hash([start.ens.labels, start.vsnl.labels, start.weight, start.answers]) if start else None,
+        "mllm": mllm.identity() if hasattr(mllm, "identity") else type(mllm).__name__,
+        "threshold": {"setting": model.hparams["threshold"], "at the start": model.decision.value},
+        "towers": {**towers, "text_tower": model.encoder.fingerprint},
+        "trainer": {"world_size": trainer.world_size, "device": model.device.type},
+        "callbacks": sorted(stateful(trainer)),
+        "streams": dict(_streams(trainer, model)),
+    }
+    return json.loads(canonical(whole))
+
+
+def memory_of(trainer: L.Trainer) -> NegativeMemory | None:
+    """The callback that adapts."""
+    return next((one for one in trainer.callbacks if isinstance(one, NegativeMemory)), None)  # type: ignore[attr-defined]
+
+
+def stateful(trainer: L.Trainer) -> dict[str, Any]:
+    """The callbacks with `state()` and `restore(trainer, pl_module, state)`, by the name of their class and their number of it."""
+    found = dict[str, Any]()
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if hasattr(callback, "state") and hasattr(callback, "restore"):
+            name = type(callback).__name__
+            found[f"{name} {sum(key.startswith(f'{name} ') for key in found)}"] = callback
+    return found
+
+
+def _streams(trainer: L.Trainer, model: ANTS) -> Iterator[tuple[str, Any]]:
+    for (name, loader), batches in zip(stream_loaders(trainer).items(), trainer.num_test_batches, strict=True):
+        stream, dataset = stream_of(loader), dataset_of(loader)
+        about = {"size": size_of(dataset)} if stream is None else stream.description()
+        kind = type(loader if dataset is None else dataset).__name__
+        about = {"data": kind, **about, "group": model.groups[name], "batch_size": getattr(loader, "batch_size", None)}
+        yield name, {**about, "batches": batches if math.isfinite(batches) else None}
+
+
+def _hash(value: Any) -> str:
+    return digest(canonical(value))
+
+
+def differences(then: Any, now: Any, path: str = "") -> list[str]:
+    """What differs between two values of plain JSON: `memory.gamma was 0.9, now 0.8`."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        found = []
+        for key in dict.fromkeys([*then, *now]):
+            there = f"{path}.{key}" if path else key
+            if key not in then or key not in now:
+                found.append(f"{there} was {_show(then, key)}, now {_show(now, key)}")
+            else:
+                found += differences(then[key], now[key], there)
+        return found
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        return [line for i, pair in enumerate(zip(then, now, strict=True)) for line in differences(*pair, f"{path}[{i}]")][:3]
+    return [] if canonical(then) == canonical(now) else [f"{path} was {_short(then)}, now {_short(now)}"]
+
+
+def _show(of: dict[str, Any], key: str) -> str:
+    return _short(of[key]) if key in of else "absent"
+
+
+def _short(value: Any) -> str:
+    text = f"a list of {len(value)}" if isinstance(value, list) else repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

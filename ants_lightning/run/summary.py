@@ -1,0 +1,284 @@
+"""Results of test runs, read from `results.json` and averaged over seeds."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from ants_lightning.common.text import one_line
+
+logger = logging.getLogger(__name__)
+
+Scores = dict[str, dict[str, float]]  # a metric by score and metric, as in results.json
+METRICS = {
+    "auroc": "AUROC", "fpr95": "FPR95", "fpr95_openood": "FPR95 of OpenOOD", "aupr_in": "AUPR-in", "aupr_out": "AUPR-out",
+}  # fmt: skip
+IDLE = ("model.text_cache", "model.text_batch_size")  # settings that change no result
+PUBLISHED_MODELS = (("ViT-B-16-quickgelu", "openai"), ("ViT-B-16", "openai"))
+NOTES = {
+    "n_id": "{:.0f} ID", "n_ood": "{:.0f} OOD images", "id_accuracy": "ID accuracy {:.1%}", "lambda": "λ {:.2f}",
+    "lambda_paper": "λ of eq. 14 {:.2f}", "lambda_prequential": "λ prequential {:.2f}", "gamma": "γ {:.3f}",
+    "n_negative_images": "{:.0f} negative images", "n_ens": "{:.0f} ENS", "n_vsnl": "{:.0f} VSNL", "n_dropped": "{:.0f} dropped",
+    "mllm_calls": "MLLM: {:.0f} asked", "mllm_recalled": "{:.0f} recalled", "mllm_failures": "{:.0f} failed",
+    "mllm_seconds": "{:.1f} s",
+}  # fmt: skip
+
+
+class Value(NamedTuple):
+    """A metric over the seeds, as a fraction: mean, sample standard deviation (n - 1; None for one seed), how many."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    def __str__(self) -> str:
+        """In percent."""
+        return f"{100 * self.mean:.1f}" + ("" if self.std is None else f" ± {100 * self.std:.1f}")
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column tells: of a `stream`, of a `set` in a mixed stream, the mean of a `group`, or the `mean` of all streams."""
+
+    kind: str
+    name: str
+    group: str
+    values: dict[str, dict[str, Value]]  # by score and metric
+    published: dict[str, dict[str, Any]]  # by score: percent by metric, and `source`
+    meaningless: frozenset[str] = frozenset()  # scores whose figures mean nothing, as `Summary.warnings` say
+
+    @property
+    def title(self) -> str:
+        """What stands above the column."""
+        return f"{self.name} ({self.group})" if self.kind in ("stream", "set") else self.name
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Runs that differ by their seed alone, as one table."""
+
+    benchmark: str
+    model: str
+    pretrained: str
+    seeds: list[int | None]
+    columns: list[Column]
+    notes: list[str]
+    paths: list[str]
+    warnings: list[str] = field(default_factory=list)  # what makes figures meaningless
+
+    def title(self, metrics: Sequence[str]) -> str:
+        """What stands above the table."""
+        model = f"{self.model} ({self.pretrained})" if self.pretrained else self.model
+        of = ", ".join(filter(None, (self.benchmark, model)))
+        return (of and f"{of}: ") + " / ".join(METRICS[metric] for metric in metrics) + ", %"
+
+
+def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """The content of `results.json` files, or of those in run folders, each with its `path`.
+
+    What else `runs/*` may hold is passed over with a warning: a folder without a results.json, a file of another name without
+    results. A ValueError names the path that is missing, all paths where none has results, and the `results.json` that is
+    unreadable, not JSON, or not of the form that `build_results` writes.
+    """
+    found, passed = list[dict[str, Any]](), list[str]()
+    for path in map(Path, paths):
+        if not os.path.lexists(path):
+            raise ValueError(f"no such file: {path}")
+        try:
+            found.append({**_read(path), "path": str(path)})
+        except _NoResults as error:
+            passed.append(one_line(str(error)))
+    if not found:
+        raise ValueError(f"no results: {'; '.join(passed) or 'name at least one results.json or run folder'}")
+    for why in passed:
+        logger.warning("passed over: %s", why)
+    return found
+
+
+class _NoResults(Exception):
+    """A path that is none of a run."""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The results of a file or run folder; `_NoResults` says why there are none."""
+    file = path / "results.json" if path.is_dir() else path
+    try:
+        if not file.is_file():
+            raise _NoResults(f"{path} has no results.json" if path.is_dir() else f"{path} is no file")
+        results = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise (ValueError if file.name == "results.json" else _NoResults)(f"{file} is not JSON: {error}") from error
+    if file.name != "results.json" and not (isinstance(results, dict) and "streams" in results):
+        raise _NoResults(f"{file} is no results.json: it has no `streams`")
+    _check(results, str(file))
+    return results
+
+
+def _check(results: Any, file: str) -> None:
+    if not isinstance(results, dict) or not isinstance(results.get("streams"), dict):
+        raise ValueError(f"{file} is no results.json: it has no `streams`")
+    if not results["streams"]:
+        raise ValueError(f"{file} has no streams: nothing was measured")
+    for key, kind in (("benchmark", str), ("model", dict), ("seed", int), ("settings", dict)):
+        if not isinstance(results.get(key), kind | None):
+            raise ValueError(f"{file}: {key} is {results[key]!r}, not of type {kind.__name__}")
+    for part, of in (results.get("settings") or {}).items():
+        if not isinstance(of, dict):
+            raise ValueError(f"{file}: settings of {part!r} are {of!r}")
+    for name, stream in results["streams"].items():
+        if not isinstance(stream, dict) or not isinstance(stream.get("group"), str):
+            raise ValueError(f"{file}: stream {name!r} has no group")
+        if not isinstance(stream.get("sets"), dict | None):
+            raise ValueError(f"{file}: sets of stream {name!r} are {stream['sets']!r}")
+        _check_scores(stream, f"{file}: stream {name!r}")
+        for part, of in (stream.get("sets") or {}).items():
+            _check_scores(of, f"{file}: set {part!r} of stream {name!r}")
+
+
+def _check_scores(part: Any, where: str) -> None:
+    scores = part.get("scores") if isinstance(part, dict) else None
+    if not isinstance(scores, dict) or not scores:
+        raise ValueError(f"{where} has no scores")
+    for score, values in scores.items():
+        for metric in METRICS:
+            value = values.get(metric) if isinstance(values, dict) else None
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{where}: {metric} of score {score!r} is {value!r}")
+
+
+def summarise(runs: Sequence[dict[str, Any]]) -> list[Summary]:
+    """Group the runs which differ only by seed (same benchmark, model, settings and streams), in order, and average each group.
+
+    A seed that comes twice in a group shows that its runs differ otherwise too: then each of them is a summary of its own.
+    A note tells the settings in which several summaries differ.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        streams = [[name, s["group"], s.get("n_id"), s.get("n_ood")] for name, s in run["streams"].items()]
+        same = [run.get("benchmark"), run.get("model"), _settings(run), streams]
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append(run)
+    parts = []
+    for group in groups.values():
+        seeds = {run.get("seed") for run in group}
+        parts += [group] if len(seeds) == len(group) and None not in seeds else [[run] for run in group]
+    settings = [_settings(part[0]) for part in parts]
+    unlike = [key for key in dict.fromkeys(key for s in settings for key in s) if len({s.get(key, "–") for s in settings}) > 1]
+    summaries = [_summary(part) for part in parts]
+    for summary, values in zip(summaries, settings, strict=True):
+        told = [f"{key} {values[key]}" for key in unlike if key in values]
+        summary.notes.extend([f"settings: {', '.join(told)}"] if told else [])
+    return summaries
+
+
+def _settings(run: dict[str, Any]) -> dict[str, str]:
+    """`part.name` to value, as JSON; without seeds, and without what changes no result."""
+    known = ((f"{part}.{name}", value) for part, of in (run.get("settings") or {}).items() for name, value in of.items())
+    told = ((key, value) for key, value in known if key not in IDLE and not key.endswith(".seed"))
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in told}
+
+
+def _summary(runs: list[dict[str, Any]]) -> Summary:
+    first, cells, model = runs[0], [_cells(run) for run in runs], runs[0].get("model") or {}
+    columns = []
+    for key in dict.fromkeys(key for cell in cells for key in cell):
+        members = [cell[key] for cell in cells if key in cell]
+        values = {
+            score: {metric: _over_seeds([m[score][metric] for m in members if score in m]) for metric in METRICS}
+            for score in dict.fromkeys(score for m in members for score in m)
+        }
+        published = {score: figures for score, figures in _published(first, key[0], key[1]).items() if score in values}
+        columns.append(Column(*key, values, published, _meaningless(runs, *key) & values.keys()))
+    name, pretrained = model.get("name") or "", model.get("pretrained") or ""
+    notes, paths = _notes(runs), [run["path"] for run in runs if "path" in run]
+    sources = dict.fromkeys(figures["source"] for column in columns for figures in column.published.values())
+    if sources:
+        other = f" (this run: {name}, {pretrained})" if name and (name, pretrained) not in PUBLISHED_MODELS else ""
+        notes.append(f"published with CLIP ViT-B/16 of OpenAI{other}: {'; '.join(sources)}")
+    if paths:
+        notes.append(f"from {', '.join(paths)}")
+    seeds = [run.get("seed") for run in runs]
+    return Summary(first.get("benchmark") or "", name, pretrained, seeds, columns, notes, paths, _warnings(runs))
+
+
+def _faults(runs: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """Stream, its results, run and fault of each fault that the results tell."""
+    for run in runs:
+        for name, stream in run["streams"].items():
+            for fault in stream.get("faults") or ():
+                yield name, stream, run, fault
+
+
+def _meaningless(runs: list[dict[str, Any]], kind: str, name: str, group: str) -> frozenset[str]:
+    """The scores of a column that a fault of one of its streams makes meaningless."""
+    found = set[str]()
+    for stream, results, _, fault in _faults(runs):
+        of = {"stream": name == stream, "set": name.startswith(f"{stream}: "), "group": name == results["group"]}
+        if kind == "mean" or of[kind]:
+            found |= set(results["scores"] if fault["scores"] is None else fault["scores"])
+    return frozenset(found)
+
+
+def _warnings(runs: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each fault; with several runs by seed."""
+    told = []
+    for stream, _, run, fault in _faults(runs):
+        seed = f" (seed {run.get('seed')})" if len(runs) > 1 else ""
+        told.append(f"! {stream}{seed}: {fault['text']}")
+    return told
+
+
+def _published(run: dict[str, Any], kind: str, name: str) -> dict[str, dict[str, Any]]:
+    """By score: the figures for this stream of this benchmark, or for a mean of it if the run has all the sets of that mean."""
+    known = json.loads((files("ants_lightning") / "assets" / "published.json").read_text(encoding="utf-8"))
+    figures = known.get(run.get("benchmark"), {}).get(name, {})
+    if not figures or kind == "set" or (kind == "stream") == ("sets" in figures):
+        return {}
+    sets = {stream for stream, s in run["streams"].items() if kind == "mean" or s["group"] == name}
+    return figures["scores"] if kind == "stream" or sets == set(figures["sets"]) else {}
+
+
+def _cells(run: dict[str, Any]) -> dict[tuple[str, str, str], Scores]:
+    """The scores of one run by kind, name and group of column."""
+    streams, cells = run["streams"], dict[tuple[str, str, str], Scores]()
+    for name, stream in streams.items():
+        cells["stream", name, stream["group"]] = stream["scores"]
+        for part, of in (stream.get("sets") or {}).items():
+            cells["set", f"{name}: {part}", of.get("group") or stream["group"]] = of["scores"]
+    if len(streams) == 1:
+        return cells
+    groups = list(dict.fromkeys(stream["group"] for stream in streams.values()))
+    for group in sorted(groups, key=lambda group: ("near", "far", group).index(group)):
+        if group in ("near", "far") or len(groups) > 1:
+            cells["group", group, group] = _mean([s["scores"] for s in streams.values() if s["group"] == group])
+    cells["mean", "mean", ""] = _mean([stream["scores"] for stream in streams.values()])
+    return cells
+
+
+def _mean(members: list[Scores]) -> Scores:
+    """Over streams, of the scores that all of them have."""
+    shared = [score for score in members[0] if all(score in member for member in members)]
+    return {score: {metric: fmean(member[score][metric] for member in members) for metric in METRICS} for score in shared}
+
+
+def _over_seeds(values: list[float]) -> Value:
+    return Value(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def _notes(runs: list[dict[str, Any]]) -> list[str]:
+    notes = []
+    if len(runs) > 1:
+        notes.append(f"{len(runs)} seeds ({', '.join(str(run['seed']) for run in runs)}): mean ± sample standard deviation")
+    for name, stream in runs[0]["streams"].items():
+        if len(runs) > 1:
+            values = [run["streams"][name].get("id_accuracy") for run in runs]
+            told = [f"ID accuracy {_over_seeds(values)} %"] if None not in values else []
+        else:
+            told = [form.format(stream[key]) for key, form in NOTES.items() if isinstance(stream.get(key), int | float)]
+        notes += [f"{name}: {', '.join(told)}"] if told else []
+    return notes

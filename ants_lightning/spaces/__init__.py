@@ -1,0 +1,1 @@
+"""Text spaces, and the folder that keeps them."""

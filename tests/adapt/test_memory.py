@@ -1,0 +1,270 @@
+"""The callback on the demo: when it learns, what it forgets, what it keeps."""
+
+import copy
+import io
+import weakref
+
+import pytest
+import torch
+
+from ants_lightning import ANTS, NegativeMemory, demo
+from ants_lightning.data.raw import RawImages
+from ants_lightning.demo.controls import PerfectCaptions
+from ants_lightning.demo.shapes import ID_CLASSES
+from ants_lightning.method.weight import adaptive_weight
+
+
+class Watched(PerfectCaptions):
+    """Perfect captions that keep a list of what they were asked."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.images, self.names = [], []
+
+    def describe(self, images, avoid):
+        self.images += [image.tobytes() for image in images]
+        return super().describe(images, avoid)
+
+    def similar_classes(self, names, count=5, images=None):
+        self.names += names
+        return super().similar_classes(names, count, images)
+
+
+def test_each_image_and_each_class_of_a_stream_is_asked_for_once(run, small_demo):
+    mllm = Watched(small_demo)
+    run(mllm)
+    streams = len(small_demo.ood_sets)
+    assert len(mllm.images) > 0 and max(mllm.images.count(image) for image in set(mllm.images)) <= streams
+    assert max(mllm.names.count(name) for name in set(mllm.names)) <= streams
+
+
+@pytest.mark.parametrize("eyes", [False, True])
+def test_no_more_images_are_in_memory_than_go_into_one_call(run, small_demo, monkeypatch, eyes):
+    alive, most, read = weakref.WeakValueDictionary(), [], RawImages.__getitem__
+
+    def counted(images, index):
+        image = read(images, index)
+        alive[len(most)] = image
+        most.append(len(alive))
+        return image
+
+    monkeypatch.setattr(RawImages, "__getitem__", counted)
+    mllm = Watched(small_demo)
+    mllm.at_once = 3
+    run(mllm, similar_images=eyes)
+    assert len(mllm.images) > 100 and max(most) == 3
+
+
+def test_results_follow_the_contract(run):
+    _, _, results = run()
+    assert set(results) == {"versions", "seed", "benchmark", "model", "settings", "streams", "groups"} and results["seed"] == 7
+    assert results["model"] == {"name": demo.CLIP, "pretrained": None} and results["benchmark"] is None
+    assert results["settings"]["memory"]["eta"] == 0.5 and results["settings"]["model"]["nouns"][:3] == "41 "
+    keys = {
+        "group", "n_id", "n_ood", "n_unreadable", "n_not_finite", "id_accuracy", "lambda", "lambda_paper", "lambda_prequential",
+        "gamma", "n_negative_images",
+        "n_ens", "n_vsnl", "n_dropped", "mllm_calls", "mllm_recalled", "mllm_failures", "mllm_seconds", "scores", "stream",
+        "faults", "health",
+    }  # fmt: skip
+    for stream in results["streams"].values():
+        assert set(stream) == keys and (stream["n_id"], stream["n_ood"], stream["mllm_failures"]) == (64, 64, 0)
+        assert list(stream["scores"]) == ["mcm", "neglabel", "ens", "vsnl", "ants"]
+        assert set(stream["scores"]["ants"]) == {"auroc", "fpr95", "fpr95_openood", "aupr_in", "aupr_out"}
+    far = [results["streams"][name]["scores"]["ens"]["auroc"] for name in ("textures", "scenes")]
+    assert results["groups"]["far"]["ens"]["auroc"] == pytest.approx(sum(far) / 2)
+
+
+def test_before_the_first_refresh_everything_is_neglabel(run):
+    _, _, results = run(min_images=10_000)
+    for stream in results["streams"].values():
+        assert stream["scores"]["ants"] == stream["scores"]["vsnl"] == stream["scores"]["neglabel"]
+        assert stream["mllm_calls"] == stream["n_vsnl"] == 0
+
+
+def test_the_guard_holds_where_there_is_nothing_but_id(run, small_demo):
+    more = copy.copy(small_demo)
+    more.ood_sets = {"more": demo.DrawnImages(ID_CLASSES, 64, seed=3)}
+    more.groups = {"more": "near"}
+    held, free = (run(data=more, min_separation=least)[2]["streams"]["more"] for least in (1.0, 0.0))
+    assert held["scores"]["ants"] == held["scores"]["neglabel"] != free["scores"]["ants"]
+    assert (held["mllm_calls"], held["n_held"]) == (0, 4) and (free["mllm_calls"] > 0, free["n_held"]) == (True, 0)
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.1])
+def test_min_separation_out_of_range(least):
+    with pytest.raises(ValueError, match=f"min_separation .*{least}"):
+        NegativeMemory(None, min_separation=least)
+
+
+def test_strict_history_scores_a_batch_before_it_is_learnt_from(run):
+    once = dict(refresh_every=8, min_images=100)  # one sync point, at the last of the 8 batches
+    _, _, strict = run(**once)
+    _, _, late = run(**once, score_after_refresh=True)
+    for name, stream in strict["streams"].items():
+        assert stream["scores"]["vsnl"] == stream["scores"]["neglabel"] and stream["n_vsnl"] > 0
+        assert late["streams"][name]["scores"]["vsnl"] != stream["scores"]["vsnl"]
+
+
+def test_a_stream_does_not_remember_the_one_before(run, small_demo):
+    _, _, together = run()
+    alone = copy.copy(small_demo)
+    alone.ood_sets = {"scenes": small_demo.ood_sets["scenes"]}
+    _, _, single = run(data=alone)
+    for key in ("lambda", "gamma", "n_ens", "n_vsnl"):  # a text encoded in another batch differs in its last digits
+        assert together["streams"]["scenes"][key] == pytest.approx(single["streams"]["scenes"][key], rel=1e-6)
+    for score, found in single["streams"]["scenes"]["scores"].items():
+        assert together["streams"]["scenes"]["scores"][score] == pytest.approx(found)
+    _, _, persisting = run(persist=True)
+    assert persisting["streams"]["scenes"]["scores"]["ens"] != single["streams"]["scenes"]["scores"]["ens"]
+
+
+class EveryThird(PerfectCaptions):
+    """Raises on every third call."""
+
+    calls = 0
+
+    def answer(self, method, *args):
+        self.calls += 1
+        if self.calls % 3 == 0:
+            raise TimeoutError("too slow")
+        return method(*args)
+
+    def describe(self, images, avoid):
+        return self.answer(super().describe, images, avoid)
+
+    def similar_classes(self, names, count=5, images=None):
+        return self.answer(super().similar_classes, names, count, images)
+
+
+def test_an_mllm_that_fails_on_every_third_call_does_not_end_the_run(run, small_demo):
+    mllm = EveryThird(small_demo)
+    results = run(mllm, refresh_every=1)[2]
+    assert mllm.calls > 9
+    for stream in results["streams"].values():
+        assert 0 < stream["mllm_failures"] < stream["mllm_calls"] and stream["n_ens"] > 0 < stream["n_vsnl"]
+
+
+def test_images_that_cannot_be_read_are_skipped_and_counted_once(run, monkeypatch):
+    read = RawImages.__getitem__
+
+    def torn(images, index):
+        if index % 5 == 0:
+            raise OSError(f"image {index} is truncated")
+        return read(images, index)
+
+    monkeypatch.setattr(RawImages, "__getitem__", torn)
+    memory, _, results = run(similar_images=True)
+    stream, bank = results["streams"]["scenes"], memory.evidence.bank
+    lost = bank["described"] & (bank["index"] % 5 == 0)
+    assert 0 < int(lost.sum()) <= stream["mllm_failures"] < stream["mllm_calls"] and stream["n_ens"] > 0
+
+
+def test_on_failure_raise_ends_the_run_with_what_failed(run, small_demo):
+    with pytest.raises(RuntimeError, match=r"rank 0: mllm\.\w+: TimeoutError: too slow"):
+        run(EveryThird(small_demo), refresh_every=1, on_failure="raise")
+
+
+class Eyes(PerfectCaptions):
+    """Keeps what it was shown beside class names."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.shown = []
+
+    def similar_classes(self, names, count=5, images=None):
+        self.shown += zip(names, images, strict=True)
+        return super().similar_classes(names, count, images)
+
+
+def test_vsnl_with_eyes_shows_the_likeliest_negative_image_predicted_as_the_class(run, small_demo):
+    alone = copy.copy(small_demo)
+    alone.ood_sets = {"lookalikes": small_demo.ood_sets["lookalikes"]}
+    mllm = Eyes(alone)
+    memory, _, results = run(mllm, data=alone, similar_images=True, refresh_every=8, min_images=100)  # one sync point, at the end
+    bank = memory.evidence.bank
+    negative = bank["id_score"] <= memory.evidence.threshold
+    shown = dict(mllm.shown)
+    assert len(shown) == 12 and any(image is None for image in shown.values())
+    for name, image in shown.items():
+        rows = (negative & (bank["prediction"] == ID_CLASSES.index(name))).nonzero()[:, 0]
+        assert (image is None) == (len(rows) == 0)
+        if image is not None:
+            best = int(bank["index"][rows[bank["id_score"][rows].argmin()]])
+            assert image.tobytes() == memory._raw[best].tobytes()
+    assert results["streams"]["lookalikes"]["mllm_failures"] == 0
+
+
+@pytest.mark.parametrize("init", ["neglabel", "empty"])
+def test_the_ens_queue_starts_as_told(run, init):
+    _, model, _ = run(init=init, min_images=10_000)
+    assert model.ens.labels == (model.neglabel.labels if init == "neglabel" else [])
+
+
+@pytest.mark.parametrize("weight", ["paper", "prequential"])
+def test_lambda_is_the_estimate_asked_for_and_paper_is_eq_14_on_the_current_spaces(run, weight):
+    memory, model, results = run(weight=weight)
+    stream = results["streams"]["scenes"]  # the last: its memory is still there
+    assert stream["lambda"] == stream[f"lambda_{weight}"] == model.weight
+    evidence = memory.evidence
+    rows = evidence.bank["id_score"] <= evidence.threshold
+    scores = model.score(evidence.bank["features"][rows])["scores"]
+    assert stream["lambda_paper"] == pytest.approx(adaptive_weight(scores["ens"], scores["vsnl"]), abs=1e-6)
+    seen = evidence.bank["prequential"][rows & ~evidence.bank["prequential"].isnan().any(1)]
+    assert stream["lambda_prequential"] == pytest.approx(adaptive_weight(*seen.unbind(1)), abs=1e-6)
+
+
+def test_state_survives_a_weights_only_file_and_starts_the_next_run(run, small_demo):
+    memory, model, _ = run()
+    file = io.BytesIO()
+    torch.save(memory.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    twin = NegativeMemory(PerfectCaptions(small_demo))
+    twin.load_state_dict(state)
+    assert twin.sentences == model.ens.labels and twin.answers == memory.answers
+    assert torch.equal(twin.evidence.history, memory.evidence.history)
+    for name, column in memory.evidence.bank.items():
+        assert torch.equal(twin.evidence.bank[name].nan_to_num(), column.nan_to_num())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"refresh_every": 0}, {"ens_size": 0}, {"gamma": 1.5}, {"eta": 0.0}, {"delta": 2.0}, {"init": "x"}, {"weight": "y"},
+     {"on_failure": "z"}, {"max_id_similarity": 1.5}],
+)
+def test_settings_out_of_range_are_named(settings):
+    with pytest.raises(ValueError, match=str(next(iter(settings.values())))):
+        NegativeMemory(None, **settings)
+
+
+def test_memory_needs_negative_labels(run):
+    with pytest.raises(ValueError, match="nouns or adjectives"):
+        run(model=ANTS(demo.CLIP))
+
+
+def test_no_id_class_name_becomes_a_negative_label():
+    model = ANTS(demo.CLIP, class_names=["star", "ring"], nouns=["STAR", "comb", "Ring", "gear"], adjectives=["star"], keep=1.0)
+    model.setup("test")
+    model.prepare()
+    assert sorted(model.neglabel.labels) == ["The nice comb.", "The nice gear."]
+
+
+def test_without_the_callback_it_is_an_mcm_and_neglabel_evaluator(small_demo, tmp_path):
+    import lightning as L
+
+    model = ANTS(demo.CLIP)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    logged = trainer.test(model, small_demo, verbose=False)[0]
+    assert list(model.results["scenes"]["scores"]) == ["mcm"] and "test/far/scenes/mcm/auroc" in logged
+    rows = trainer.predict(ANTS(demo.CLIP, **demo.WORDS), small_demo)[0][0]
+    assert rows["class_name"][0] in ID_CLASSES and set(rows["scores"]) == {"mcm", "neglabel", "ens", "vsnl", "ants"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [*((name, value) for name in ("temperature", "mcm_temperature") for value in (0.0, float("nan"))),
+     ("num_groups", 0), ("vsnl_groups", 0), ("keep", 1.5), ("id_prompt", "no place for a name")],
+)  # fmt: skip
+def test_model_settings_out_of_range_are_named(setting, value):
+    with pytest.raises(ValueError, match=f"{setting}.*{value}"):
+        ANTS(demo.CLIP, **{setting: value})

@@ -1,0 +1,212 @@
+"""Settings as ordinary Python gives them: NumPy, pandas and torch, tuples, paths, `~`; numbers that are none."""
+
+import json
+import os
+import re
+from collections import OrderedDict, UserDict
+from enum import Enum
+from pathlib import Path, PurePosixPath
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from ants_lightning import ANTS, demo
+from ants_lightning.baselines import MaxLogit
+from ants_lightning.clip.encoder import TextEncoder
+from ants_lightning.common.settings import (
+    check_flags,
+    check_not_negative,
+    check_positive,
+    check_shares,
+    check_whole,
+    plain,
+    plain_path,
+)
+from ants_lightning.decide.threshold import Decision
+from ants_lightning.spaces.text_space import TextSpace
+
+NAMES = ["star", "ring"]
+
+
+class Kind(str, Enum):
+    PAPER = "paper"
+
+
+class Folder:
+    def __fspath__(self):
+        return "a/b"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (np.int64(3), 3), (np.float32(0.5), 0.5), (np.bool_(True), True), (np.str_("a"), "a"), (np.array(3), 3),
+        (np.array([1.5, 2]), [1.5, 2.0]), (np.array(NAMES), NAMES), (np.array(NAMES, dtype=object), NAMES),
+        (np.array([["a"], ["b"]]), [["a"], ["b"]]), (pd.Series(NAMES, index=[7, 3]), NAMES), (pd.Index(NAMES), NAMES),
+        (pd.Series(NAMES, dtype="category"), NAMES), (pd.Categorical(NAMES), NAMES), (torch.tensor(2), 2),
+        (torch.tensor(True), True),
+        (torch.tensor([0.5, 1]), [0.5, 1.0]), (tuple(NAMES), NAMES), ({"star": 0, "ring": 1}.keys(), NAMES), (range(2), [0, 1]),
+        ((np.int8(1), ("a", Path("b"))), [1, ["a", "b"]]), ({"id_recall": np.float64(0.95)}, {"id_recall": 0.95}),
+        (UserDict(a=np.int64(1)), {"a": 1}), (OrderedDict(a=(1,)), {"a": [1]}), (Path("a/b.txt"), "a/b.txt"), (Folder(), "a/b"),
+        (PurePosixPath("~/a"), "~/a"), (Kind.PAPER, "paper"), ("text", "text"), (None, None), (True, True), (0.5, 0.5),
+        (b"x", b"x"),
+    ],
+)  # fmt: skip
+def test_what_is_like_a_plain_value_becomes_one(given, expected):
+    found = plain(given)
+    assert found == expected and type(found) is type(expected) and plain(found) == found
+    if isinstance(expected, list):
+        assert [type(item) for item in found] == [type(item) for item in expected]
+
+
+def test_anything_else_is_left_as_it_is():
+    for thing in (object(), {1, 2}, iter("ab"), torch.nn.Linear(1, 1), print, np.random.default_rng(0)):
+        assert plain(thing) is thing
+    baselines = [MaxLogit()]
+    assert plain(baselines)[0] is baselines[0]
+
+
+def test_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert plain_path("~/a") == plain_path(Path("~/a")) == plain_path(np.str_("~/a")) == f"{tmp_path}/a"
+    assert plain_path("~") == str(tmp_path) and plain_path("local-dir:~/a") == f"local-dir:{tmp_path}/a"
+    assert plain_path("hf-hub:a/~b") == "hf-hub:a/~b" and plain_path("a/~/b") == "a/~/b" and plain_path(None) is None
+    for name in ("~nobody-of-that-name/x", "local-dir:~nobody-of-that-name"):
+        with pytest.raises(ValueError, match=f"no home folder for '{name}'"):
+            plain_path(name)
+
+
+@pytest.mark.parametrize("bad", [True, "1", None, [1], float("nan"), np.int64(1), -1])
+def test_what_is_no_number_is_refused_by_name(bad):
+    for check in (check_positive, check_not_negative, check_shares, lambda **settings: check_whole(1, **settings)):
+        with pytest.raises(ValueError, match=rf"^eta must .*{re.escape(repr(bad))}"):
+            check(delta=1, eta=bad)
+    if bad is not True:
+        with pytest.raises(ValueError, match="adapt must be true or false"):
+            check_flags(persist=False, adapt=bad)
+    with pytest.raises(ValueError, match=r"n must be a whole number, got 2\.0"):
+        check_whole(1, n=2.0)
+
+
+def make(**settings):
+    return ANTS(demo.CLIP, pretrained=None, **{**demo.SETTINGS["model"], **settings})
+
+
+ORDINARY = {
+    "class_names": [np.array(NAMES), pd.Series(NAMES, index=[5, 2]), pd.Index(NAMES), tuple(NAMES), {"star": 0, "ring": 1}.keys(),
+                    ["star\n", " ring"]],
+    "nouns": [np.array(["gear", "tent"]), pd.Series(["gear", "tent"]), ("gear", "tent"), ["gear\n", "tent\n", "\n", "gear"]],
+    "keep": [np.int64(2), torch.tensor(2), np.array(2)],
+    "num_groups": [np.int32(3)], "temperature": [np.float32(0.5), torch.tensor(0.5)], "threshold": [np.float32(0.5)],
+    "text_batch_size": [np.uint8(4)],
+}  # fmt: skip
+PLAIN = {
+    "class_names": NAMES, "nouns": ["gear", "tent"], "keep": 2, "num_groups": 3, "temperature": 0.5, "threshold": 0.5,
+    "text_batch_size": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in ORDINARY.items() for value in values])
+def test_a_model_takes_what_ordinary_python_gives(name, value, tmp_path):
+    model = make(**{"class_names": NAMES, "nouns": ["gear", "tent"], name: value})
+    model.setup("test")
+    assert model.class_names == NAMES and model.nouns == ["gear", "tent"]
+    found = model.hparams[name]
+    assert type(found) is type(PLAIN[name]) and (name in ("class_names", "nouns") or found == PLAIN[name])
+    for hparams in (model.hparams, model.hparams_initial):
+        assert yaml.safe_load(yaml.safe_dump(dict(hparams))) == dict(hparams) == json.loads(json.dumps(dict(hparams)))
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    again = ANTS.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    again.setup("test")
+    assert dict(again.hparams) == dict(model.hparams) and again.class_names == NAMES
+
+
+BAD = [
+    ({"temperature": True}, "temperature must be a number, got True"), ({"temperature": "0.01"}, "temperature .* got '0.01'"),
+    ({"keep": True}, "keep .* got True"), ({"keep": "10"}, "keep .* got '10'"), ({"keep": None}, "keep .* got None"),
+    ({"num_groups": 2.5}, "num_groups must be a whole number, got 2.5"), ({"num_groups": True}, "num_groups .* got True"),
+    ({"vsnl_groups": 0}, "vsnl_groups must be at least 1, got 0"), ({"text_batch_size": 0}, "text_batch_size .* got 0"),
+    ({"percentile": 95}, r"percentile must lie in \[0, 1\], got 95"), ({"mcm_temperature": np.inf}, "mcm_temperature .* got inf"),
+    ({"id_prompt": None}, "id_prompt must hold one {}, got None"), ({"noun_prompt": "a"}, "noun_prompt .* got 'a'"),
+    ({"text_cache": 3}, "text_cache must be a name or path, got 3"), ({"spaces": ["a"]}, r"spaces .* got \['a'\]"),
+    ({"class_names": {"star", "ring"}}, "class_names must be a list .* set"), ({"class_names": {"star": 0}}, "class_names .* dict"),
+    ({"class_names": iter(NAMES)}, "class_names must be a list"), ({"class_names": 3}, "class_names must be a list .* int 3"),
+    ({"class_names": []}, "no class names"), ({"class_names": np.array([])}, "no class names"),
+    ({"class_names": [1, 2]}, "class name 0 .* 1"), ({"class_names": pd.Series(["a", None])}, "class name 1 .*(None|nan)"),
+    ({"class_names": ["star", "ring", "star\n"]}, r"class name 2 .* given twice: 'star\\n'"),
+    ({"class_names": ["a\x1b[31mb"]}, r"class name 0 holds '\\x1b'"),
+    ({"class_names": ["a\udce9"]}, r"class name 0 holds '\\udce9'"),
+    ({"class_names": "absent.txt"}, "class_names: no such file: 'absent.txt'"),
+    ({"threshold": np.float32(1.5)}, "threshold .* got 1.5"), ({"threshold": True}, "threshold .* got True"),
+    ({"baselines": MaxLogit()}, "baselines must be a list"), ({"baselines": ["MaxLogit"]}, "baselines must be a list"),
+    ({"baselines": [MaxLogit]}, "baselines must be a list"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "match"), BAD)
+def test_what_a_model_cannot_take_is_an_error_with_name_and_value(settings, match):
+    with pytest.raises(ValueError, match=match):
+        make(**settings)
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ({"a", "b"}, "nouns must be a list .* set"), (3, "nouns must be a list .* int 3"),
+        ([["a"]], "nouns: word 0 is no string: list"),
+        (["a", 3], "nouns: word 1 is no string: int 3"), (pd.Series(["a", np.nan]), "nouns: word 1 is no string: float nan"),
+        (["a", "b\x00c"], r"nouns: word 1 holds '\\x00'"), (["a\nb"], r"nouns: word 0 holds '\\n'"),
+        ("absent.txt", "no such file: 'absent.txt'"),
+        ("gear tent " * 500, "nouns .*no such file: 'gear tent "),
+    ],
+)  # fmt: skip
+def test_words_that_are_none_are_an_error_before_the_run(words, match):
+    model = make(class_names=NAMES, nouns=words)
+    with pytest.raises(ValueError, match=match):
+        model.setup("test")
+
+
+def test_words_that_are_left_out_are_counted_in_the_log(caplog):
+    caplog.set_level("INFO", "ants_lightning")
+    model = make(class_names=NAMES, adjectives=["red", "", "red\n", " \n", "blue", "red"])
+    model.setup("test")
+    assert model.adjectives == ["red", "blue"]
+    told = [record.getMessage() for record in caplog.records if record.name == "ants_lightning.clip.vocabulary"]
+    assert told == ["adjectives: 2 words were given more than once and count once", "adjectives: 2 blank words are left out"]
+
+
+def test_a_path_may_be_a_pathlib_path_or_begin_with_a_tilde_and_no_folder_of_that_name_is_made(monkeypatch, tmp_path):
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir(), here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    (home / "clip").symlink_to(demo.CLIP.removeprefix("local-dir:"))
+    (home / "words.txt").write_text("gear\ntent\n")
+    (home / "names.txt").write_text("star\nring\n")
+    for way in (str, Path):
+        model = make(class_names=way("~/names.txt"), nouns=way("~/words.txt"), text_cache=way("~/cache"), keep=2)
+        model.setup("test")
+        model.prepare()
+        assert model.class_names == NAMES and len(model.neglabel) == 2 and list((home / "cache").glob("*/*.safetensors"))
+        model.neglabel.save(home / "bank", "labels", model.encoder)
+        again = ANTS("local-dir:~/clip", pretrained=None, class_names=NAMES, label_bank=way("~/bank"))
+        again.setup("test")
+        again.prepare()
+        assert again.neglabel.labels == model.neglabel.labels and again.hparams["label_bank"] == "~/bank"
+    space = TextSpace(128)
+    space.load(Path("~/bank"), "labels", model.encoder)
+    assert len(space) == 2 and TextEncoder(model.clip, model.encoder.tokenizer, cache_dir="~/x").cache_dir == home / "x"
+    with pytest.raises(ValueError, match=r"no such spaces: .*home/spaces"):
+        make(class_names=NAMES, spaces=way("~/spaces")).setup("test")
+    assert os.listdir(here) == []
+
+
+def test_a_decision_takes_scalars_of_other_libraries():
+    assert Decision(np.float32(0.5)).value == Decision(torch.tensor(0.5)).value == 0.5
+    assert Decision({"id_recall": np.float32(0.5)}).recall == 0.5 and Decision(np.str_("auto")).auto
