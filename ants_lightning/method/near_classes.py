@@ -20,6 +20,7 @@ def similar_classes(mean_image_feature: Tensor, id_text: Tensor, ratio: float) -
         Class indices, `(⌈δC⌉,)`, int64, closest first.
 
     Example:
+        >>> import torch
         >>> similar_classes(torch.tensor([0.1, 0.7, 0.3]), torch.eye(3), ratio=0.5)
         tensor([1, 2])
     """
