@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.logging import RichHandler
 
+from ants_lightning.adapt.memory import NegativeMemory
+from ants_lightning.adapt.settings import GROUPS
 from ants_lightning.ants import ANTS
 from ants_lightning.common.text import inert_record, show_error
 from ants_lightning.data import OODDataModule
@@ -24,6 +26,15 @@ logger = logging.getLogger(__name__)
 
 NOT_WRITTEN = 1  # exit code where the results could not be written to the folder of the run
 NOT_WORKED = 3  # where a column of the table means nothing, after all results are written
+RESUME_HELP = "go on where an interrupted test run was: auto, or the folder of a snapshot"
+TABLE_HELP = (
+    "`ants-lightning table runs/*` shows the results of one run or several; "
+    "`ants-lightning table --help` tells how."
+)
+OWN_KEYS: dict[type[L.Callback], str] = {
+    NegativeMemory: "set it by `memory:` (--memory.mllm, --memory.mining.gamma and the like)",
+    Report: "set it by `report:` (--report.table)",
+}  # callbacks that are no entries of trainer.callbacks
 
 
 class Trainer(L.Trainer):
@@ -44,13 +55,17 @@ class Trainer(L.Trainer):
             raise ValueError(f"only an OODDataModule can be encoded, not {type(datamodule).__name__}")
         trainer: Any = self
         callbacks = trainer.callbacks
-        trainer.callbacks = [callback for callback in callbacks if isinstance(callback, ProgressBar)]  # others want a stream
+        trainer.callbacks = [
+            callback for callback in callbacks if isinstance(callback, ProgressBar)
+        ]  # others want a stream
         try:
             encoded = datamodule.encode(trainer, model)
         finally:
             trainer.callbacks = callbacks
         if verbose:
-            logger.info("%s: encoded %s, had the others", datamodule.features, ", ".join(encoded) or "nothing")
+            logger.info(
+                "%s: encoded %s, had the others", datamodule.features, ", ".join(encoded) or "nothing"
+            )
         return encoded
 
 
@@ -65,9 +80,13 @@ class ANTSCommand(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Known to every subcommand, so that one configuration serves all."""
+        parser.add_class_arguments(NegativeMemory, "memory", skip={*GROUPS}, sub_configs=True)
+        for name, group in GROUPS.items():
+            parser.add_class_arguments(group, f"memory.{name}")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(Snapshots, "snapshots")
-        parser.add_argument("--resume", type=str | None, default=None, help="auto, or a folder: go on where a test run was")
+        parser.add_lightning_class_args(Report, "report")
+        parser.add_argument("--resume", type=str | None, default=None, help=RESUME_HELP)
         parser.link_arguments("resume", "snapshots.resume")
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
@@ -77,10 +96,23 @@ class ANTSCommand(LightningCLI):
         self._parser("predict").set_defaults(return_predictions=False)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Lightning's, with our progress bar unless it is switched off."""
+        """Lightning's, with the memory before all other callbacks, and our bar unless it is switched off."""
+        others = self._get(self.config_init, "trainer.callbacks") or []
+        others = others if isinstance(others, list) else [others]
+        for callback in others:
+            for kind, key in OWN_KEYS.items():
+                if isinstance(callback, kind):
+                    raise ValueError(f"trainer.callbacks has a {type(callback).__name__}: {key}")
+        memory: NegativeMemory = self._get(self.config_init, "memory")
         if self._get(self.config_init, "trainer.enable_progress_bar") is not False:
-            self.trainer_defaults["callbacks"].append(StreamProgressBar())
-        return super().instantiate_trainer(**kwargs)
+            self.trainer_defaults["callbacks"] = [StreamProgressBar()]
+        return super().instantiate_trainer(callbacks=[memory, *others], **kwargs)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the results could not be written to the folder of the run."""
+        report: Report = self._get(self.config_init, "report")
+        return report.failed
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -97,14 +129,18 @@ def main(args: Sequence[str] | None = None) -> None:
     sys.excepthook = show_error
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("ants_lightning").setLevel(logging.INFO)
-    more = "`ants-lightning table runs/*` shows the results of one run or several; `ants-lightning table --help` tells how."
-    report = Report()
     command = ANTSCommand(
-        ANTS, L.LightningDataModule, subclass_mode_data=True, seed_everything_default=0, save_config_callback=SavedConfig,
-        trainer_class=Trainer, trainer_defaults={"callbacks": [report]}, parser_kwargs={"epilog": more},
+        ANTS,
+        L.LightningDataModule,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        save_config_callback=SavedConfig,
+        trainer_class=Trainer,
+        auto_configure_optimizers=False,
+        parser_kwargs={"epilog": TABLE_HELP},
         args=None if args is None else list(args),
-    )  # fmt: skip
-    if report.failed:
+    )
+    if command.failed:
         sys.exit(NOT_WRITTEN)
     if command.model.faults:
         sys.exit(NOT_WORKED)

@@ -1,4 +1,7 @@
-"""Bringing together what the ranks hold: tensors and plain JSON values, never pickled objects."""
+"""Exchange between ranks: tensors and plain JSON values, never pickled objects.
+
+Every function that gathers is a collective: all ranks call it at once.
+"""
 
 import json
 from collections.abc import Mapping
@@ -7,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 def several_ranks() -> bool:
@@ -15,26 +19,17 @@ def several_ranks() -> bool:
 
 
 def gather_tensor(x: Tensor) -> list[Tensor]:
-    """The tensors `(n_r, …)` of all ranks, in order of rank, on the CPU; n may differ between ranks, nothing else.
+    """The tensors `(n_r, …)` of all ranks, in order of rank, on the CPU.
 
-    To be called by every rank at once, as all functions here.
+    n_r may differ between ranks; the other dimensions and the dtype may not.
     """
     if not several_ranks():
         return [x.cpu()]
-    x = x.to(_device()).contiguous()
-    counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
-    longest = max(int(n) for n in counts)
-    if not longest:
-        return [x.cpu() for _ in counts]
-    padded = torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return [part[: int(n)].cpu() for part, n in zip(parts, counts, strict=True)]
+    return [part.cpu() for part in gather_all_tensors(x.to(_exchange_device()))]
 
 
 def gather_rows(rows: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Columns `(n_r, …)` of all ranks, with the same names in the same order on each."""
+    """Columns `(n_r, …)` by name of all ranks, in order of rank; the names are the same on every rank."""
     columns = {name: gather_tensor(column) for name, column in rows.items()}
     return [dict(zip(columns, parts, strict=True)) for parts in zip(*columns.values(), strict=True)]
 
@@ -43,10 +38,12 @@ def gather_json(value: Any) -> list[Any]:
     """The value of every rank, in order of rank: numbers, strings, None, and lists and dicts of them."""
     if not several_ranks():
         return [value]
-    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)  # (bytes,)
     return [json.loads(part.numpy().tobytes()) for part in gather_tensor(text)]
 
 
-def _device() -> torch.device:
+def _exchange_device() -> torch.device:
     """Where the process group exchanges tensors."""
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")

@@ -1,20 +1,25 @@
-"""Whether an adaptation worked: what makes a column of the table meaningless, in sentences; and answers that are refusals."""
+"""Whether an adaptation worked: faults, which make columns meaningless, and refusals of the MLLM."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-Fault = dict[str, Any]  # `kind`; `scores`: names of the columns that it makes meaningless, all where None; `text`: a sentence
+from ants_lightning.distributed import gather_json
 
-FEW, FEW_CLASSES = 20, 30  # descriptions and lists of names, before which nothing is said of their likeness
-MOST = 0.5  # an answer to a larger share of the questions than this is a refusal
-RECENT = 1_000  # newest sentences that are compared
-LOST = 0.1  # share of the images from which on a column is not that of the stream
+# `kind`; `scores`, the columns that it makes meaningless, None for all; `text`, a sentence.
+Fault = dict[str, Any]
+
+FEW = 20  # fewer descriptions than this are not compared
+FEW_CLASSES = 30  # fewer lists of names than this are not compared
+MOST = 0.5  # an answer that came to a larger share of the questions is taken for a refusal
+RECENT = 1_000  # number of newest sentences that are compared
+LOST = 0.1  # if a larger share of the images was left out, columns are not those of the stream
 ADAPTED = ("ens", "vsnl", "ants")
 
 
 def commonest(answers: Iterable[Hashable], least: int = FEW) -> tuple[Any, float]:
-    """The answer that came most often and its share of all; None and 0.0 for fewer than `least` answers.
+    """The most frequent answer and its share of all answers; None and 0.0 for fewer than `least` answers.
 
     >>> commonest(["no", "no", "a dog"], least=3)
     ('no', 0.6666666666666666)
@@ -27,27 +32,42 @@ def commonest(answers: Iterable[Hashable], least: int = FEW) -> tuple[Any, float
     return answer, count / total
 
 
+@dataclass
 class Health:
-    """What became of the questions and answers of one stream; its size is bounded."""
+    """Counts of questions and answers in one stream; their size is bounded.
 
-    def __init__(self) -> None:
-        self.sync_points, self.without_effect = 0, 0
-        self.sentences = 0  # usable ones, repeated or dropped ones too
-        self.adapted = {"ens": 0, "vsnl": 0}  # images scored while a space held texts of the MLLM
-        self.dropped_sentences = dict[str, int]()  # by reason
-        self.dropped_labels = dict[str, str]()  # reason by label: a label comes again with its class
-        self.recent: list[str] = []  # the newest sentences, folded
-        self.repeated: list[str] = []  # answers that came to most questions, folded
-        self.identical = 0.0  # largest share of one sentence among the newest
+    Attributes:
+        sync_points: number of sync points.
+        without_effect: sync points that changed no text.
+        sentences: usable sentences, including repeated and dropped ones.
+        adapted: images that were scored with texts of the MLLM, by space.
+        dropped_sentences: number of dropped sentences by reason.
+        dropped_labels: reason by dropped label. A label comes again whenever its class does, and counts once.
+        recent: the newest sentences, folded.
+        repeated: answers that came to most questions, folded.
+        identical: the largest share that one sentence had among the newest.
+    """
+
+    sync_points: int = 0
+    without_effect: int = 0
+    sentences: int = 0
+    adapted: dict[str, int] = field(default_factory=lambda: {"ens": 0, "vsnl": 0})
+    dropped_sentences: dict[str, int] = field(default_factory=dict)
+    dropped_labels: dict[str, str] = field(default_factory=dict)
+    recent: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    identical: float = 0.0
 
     def scored(self, images: int, learnt: Mapping[str, bool]) -> None:
-        """Count images that were scored in these spaces."""
-        self.adapted = {name: count + images * learnt[name] for name, count in self.adapted.items()}
+        """Count images as adapted in each space that has learnt something."""
+        more = {name: images if learnt[name] else 0 for name in self.adapted}
+        self.adapted = {name: count + more[name] for name, count in self.adapted.items()}
 
     def synced(self, changed: bool) -> None:
-        """Count a sync point."""
+        """Count a sync point, and whether it changed a text."""
         self.sync_points += 1
-        self.without_effect += not changed
+        if not changed:
+            self.without_effect += 1
 
     def heard(self, sentences: list[str]) -> None:
         """Take usable sentences, folded."""
@@ -55,7 +75,10 @@ class Health:
         self.recent = [*self.recent, *(one for one in sentences if one not in self.repeated)][-RECENT:]
 
     def refuse_sentence(self) -> str:
-        """The sentence that came to most of the newest images, folded, to be taken for a refusal; "" for none."""
+        """Find a new refusal: the sentence, folded, that came to most of the newest images; "" for none.
+
+        It is noted in `repeated` and no longer compared.
+        """
         sentence, share = commonest(self.recent)
         self.identical = max(self.identical, share)
         if share <= MOST:
@@ -65,7 +88,10 @@ class Health:
         return sentence
 
     def refuse_names(self, answers: Mapping[str, list[str]]) -> list[str]:
-        """The list of names that came to most classes, of those not empty; [] for none."""
+        """Find a new refusal: the list of names that came to most classes with names; [] for none.
+
+        It is noted in `repeated`.
+        """
         names, share = commonest((tuple(answer) for answer in answers.values() if answer), FEW_CLASSES)
         if share <= MOST:
             return []
@@ -73,52 +99,62 @@ class Health:
         return list(names)
 
     def drop_sentences(self, dropped: Iterable[tuple[str, str]]) -> None:
-        """Count sentences that hygiene dropped, by reason."""
-        for _, reason in dropped:
-            self.dropped_sentences = {**self.dropped_sentences, reason: self.dropped_sentences.get(reason, 0) + 1}
+        """Count sentences that hygiene dropped; each comes with the reason."""
+        reasons = Counter(reason for _, reason in dropped)
+        self.dropped_sentences = dict(Counter(self.dropped_sentences) + reasons)
 
     def drop_labels(self, dropped: Iterable[tuple[str, str]]) -> None:
-        """Note labels that hygiene dropped, with the reason."""
+        """Note labels that hygiene dropped; each comes with the reason."""
         self.dropped_labels = {**self.dropped_labels, **dict(dropped)}
 
     def report(self, counts: Mapping[str, Any]) -> dict[str, Any]:
-        """What `results.json` tells.
+        """The counts as they stand in `results.json`.
 
         Args:
-            counts: of `Guard`, over all ranks.
+            counts: of the MLLM's `Guard`, over all ranks.
         """
         labels = Counter(self.dropped_labels.values())
         reasons = dict.fromkeys([*self.dropped_sentences, *labels])
         failed = counts["mllm_failures"] - counts["mllm_unread"]
         return {
-            "asked": counts["mllm_calls"], "recalled": counts["mllm_recalled"], "answered": counts["mllm_calls"] - failed,
-            "unusable": counts["mllm_unusable"], "unread": counts["mllm_unread"], "images_shown": counts["mllm_shown"],
-            "sentences": self.sentences, "dropped": {why: self.dropped_sentences.get(why, 0) + labels[why] for why in reasons},
-            "repeated": self.repeated, "identical": self.identical, "sync_points": self.sync_points,
-            "without_effect": self.without_effect, "adapted": self.adapted,
-        }  # fmt: skip
+            "asked": counts["mllm_calls"],
+            "recalled": counts["mllm_recalled"],
+            "answered": counts["mllm_calls"] - failed,
+            "unusable": counts["mllm_unusable"],
+            "unread": counts["mllm_unread"],
+            "images_shown": counts["mllm_shown"],
+            "sentences": self.sentences,
+            "dropped": {why: self.dropped_sentences.get(why, 0) + labels[why] for why in reasons},
+            "repeated": self.repeated,
+            "identical": self.identical,
+            "sync_points": self.sync_points,
+            "without_effect": self.without_effect,
+            "adapted": self.adapted,
+        }
 
     def state(self) -> dict[str, Any]:
         """See `ANTS.state`."""
-        return dict(vars(self))
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what `state` told."""
-        vars(self).update(state)
+        """Return to a `state`."""
+        for one in fields(self):
+            setattr(self, one.name, state[one.name])
 
 
 def adaptation_faults(health: Mapping[str, Any], unanswered: Sequence[str] = ()) -> list[Fault]:
-    """What makes `ens`, `vsnl`, `ants` or a baseline that asks the MLLM meaningless in one stream.
+    """Faults that make `ens`, `vsnl`, `ants` or a baseline that asks the MLLM meaningless in one stream.
 
     Args:
-        health: of `results.json`: `Health.report` and what `Shaper.report` adds.
-        unanswered: columns of baselines for which the MLLM named no similar classes.
+        health: that of `results.json`: `Health.report`, and what `Refresher.report` adds.
+        unanswered: names of baselines for which the MLLM named no similar classes.
     """
     failed = health["asked"] - health["answered"]
     answered = health["answered"] + health["recalled"]
     because = f" ({health['cause']})" if health["cause"] else ""
     if failed and not answered:
-        text = f"the MLLM answered 0 of {health['asked']:,} questions{because}: ENS, VSNL and ANTS are NegLabel's"
+        answers = f"the MLLM answered 0 of {health['asked']:,} questions{because}"
+        text = f"{answers}: ENS, VSNL and ANTS are NegLabel's"
         return [{"kind": "no_answer", "scores": [*ADAPTED, *unanswered], "text": text}]
     found = []
     if unanswered:
@@ -128,7 +164,8 @@ def adaptation_faults(health: Mapping[str, Any], unanswered: Sequence[str] = ())
         text = f"the MLLM answered {health['answered']:,} of {health['asked']:,} questions{because}"
         found.append({"kind": "few_answers", "scores": list(ADAPTED), "text": text})
     if health["repeated"]:
-        text = f"the same answer to most questions was taken for a refusal: {', '.join(map(repr, health['repeated'][:2]))}"
+        some = ", ".join(map(repr, health["repeated"][:2]))
+        text = f"the same answer to most questions was taken for a refusal: {some}"
         found.append({"kind": "same_answer", "scores": list(ADAPTED), "text": text})
     never = [score for score in ("ens", "vsnl") if not health["adapted"][score]]
     if never:
@@ -139,36 +176,62 @@ def adaptation_faults(health: Mapping[str, Any], unanswered: Sequence[str] = ())
 
 
 def _why(health: Mapping[str, Any], never: list[str]) -> str:
-    """Why nothing was learnt, by the first thing that stood in the way."""
+    """The first reason why nothing was learnt in the spaces `never`."""
     images, dropped = health["images"], sum(health["dropped"].values())
     if not health["asked"] + health["recalled"]:
         if images < health["min_images"]:
-            return f"the stream has {images:,} images, min_images is {health['min_images']:,}"
+            return f"the stream has {images:,} images, schedule.min_images is {health['min_images']:,}"
         if health["cause"]:
             return f"it had failed before, and was not asked in this stream ({health['cause']})"
         if health.get("held"):
-            return f"min_separation held all {health['held']:,} refreshes"
+            return f"schedule.min_separation held all {health['held']:,} refreshes"
     if any(health["learnt"][score] for score in never):
-        every = f"refresh_every is {health['refresh_every']:,} batches"
+        every = f"schedule.every is {health['every']:,} batches"
         return f"they came at the last of {health['sync_points']:,} sync points, {every}"
     if never == ["ens"] and not health["images_shown"] and health["unread"]:
         return f"{health['unread']:,} images could not be read again to be shown to it"
     if never == ["ens"] and not health["images_shown"]:
-        return f"none was shown to it; S_nl was below γ = {health['gamma']:g} for {health['candidates']:,} of {images:,} images"
+        candidates = f"{health['candidates']:,} of {images:,} images"
+        return f"none was shown to it; S_nl was below γ = {health['gamma']:g} for {candidates}"
     if dropped:
-        return f"{dropped:,} answers were dropped, {', '.join(f'{n:,} {why}' for why, n in health['dropped'].items() if n)}"
+        reasons = ", ".join(f"{n:,} {why}" for why, n in health["dropped"].items() if n)
+        return f"{dropped:,} answers were dropped, {reasons}"
     return f"it gave nothing usable on {health['unusable']:,} of {health['asked']:,} questions"
 
 
 def stream_faults(result: Mapping[str, Any]) -> list[Fault]:
-    """What makes all columns of one stream meaningless.
+    """Faults that make all columns of one stream meaningless: one if too many images were left out.
 
     Args:
-        result: of the stream: `n_id`, `n_ood`, `n_unreadable`, `n_not_finite`.
+        result: numbers of images in the stream: `n_id`, `n_ood`, `n_unreadable`, `n_not_finite`.
     """
     lost = result["n_unreadable"] + result["n_not_finite"]
     total = result["n_id"] + result["n_ood"] + lost
     if lost <= LOST * total:
         return []
     why = f"{result['n_unreadable']:,} could not be read, {result['n_not_finite']:,} gave NaN or Inf"
-    return [{"kind": "left_out", "scores": None, "text": f"{lost:,} of {total:,} images were left out: {why}"}]
+    text = f"{lost:,} of {total:,} images were left out: {why}"
+    return [{"kind": "left_out", "scores": None, "text": text}]
+
+
+class PredictionHealth:
+    """Counts of the images of a prediction that this rank scored or left out, by loader."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, Counter[str]] = {}
+
+    def count(self, loader: int, scored: int, unreadable: int, not_finite: int) -> None:
+        """Add the images of a batch."""
+        counts = self._counts.setdefault(loader, Counter())
+        counts.update(n_id=scored, n_unreadable=unreadable, n_not_finite=not_finite)
+
+    def faults(self, streams: Sequence[str]) -> dict[str, list[Fault]]:
+        """`stream_faults` of all ranks together, by stream that has some; all ranks call it at once."""
+        parts = gather_json([dict(self._counts.get(place, {})) for place in range(len(streams))])
+        found = {}
+        for stream, counts in zip(streams, zip(*parts, strict=True), strict=True):
+            total = sum(map(Counter, counts), Counter[str]())
+            lost = {name: total[name] for name in ("n_id", "n_unreadable", "n_not_finite")}
+            if faults := stream_faults({"n_ood": 0, **lost}):
+                found[stream] = faults
+        return found

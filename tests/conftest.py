@@ -1,6 +1,7 @@
 import lightning as L
 import pytest
 import torch
+from small import merged
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
 from ants_lightning.demo.controls import PerfectCaptions
@@ -18,17 +19,23 @@ def small_demo():
 
 @pytest.fixture
 def run(small_demo, tmp_path):
-    """Run the small demo with perfect captions (or another MLLM); returns the memory, the model and the results."""
+    """Run the small demo with perfect captions (or another MLLM); returns the memory, the model and the results.
+
+    Settings of the memory go on top of those of `small`, group by group: `run(schedule={"every": 3})`.
+    """
 
     def run(mllm=None, data=None, model=None, **settings):
         data = data or small_demo
-        settings = {"refresh_every": 2, "min_images": 16, "delta": 0.5, "ens_size": 50, **settings}
-        memory, report = NegativeMemory(mllm or PerfectCaptions(small_demo), **settings), Report()
-        model = model or ANTS(demo.CLIP, **demo.WORDS, **demo.SETTINGS["model"])
+        memory, report = NegativeMemory(mllm or PerfectCaptions(small_demo), **merged(settings)), Report()
+        model = model or ANTS(demo.CLIP, **demo.SETTINGS["model"])
         trainer = L.Trainer(
-            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-            callbacks=[memory, report], default_root_dir=tmp_path,
-        )  # fmt: skip
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[memory, report],
+            default_root_dir=tmp_path,
+        )
         trainer.test(model, data, verbose=False)
         return memory, model, report.results
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from PIL import ImageStat
+from small import merged
 from torch.utils.data import DataLoader, TensorDataset
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
@@ -39,7 +40,9 @@ class ColourMLLM:
 
     def similar_classes(self, names, count=5, images=None):
         pairs = zip(names, images or [None] * len(names), strict=True)
-        numbers = [len(name) + (int(sum(ImageStat.Stat(image).mean)) if image else 0) for name, image in pairs]
+        numbers = [
+            len(name) + (int(sum(ImageStat.Stat(image).mean)) if image else 0) for name, image in pairs
+        ]
         nouns = demo.WORDS["nouns"]
         return [[nouns[number * (k + 3) % len(nouns)] for k in range(count)] for number in numbers]
 
@@ -78,7 +81,7 @@ class Dump(L.Callback):
 
     def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
         columns = {**outputs["scores"], "label": outputs["label"]}
-        stream = self.scores.setdefault(list(pl_module.groups)[dataloader_idx], {})
+        stream = self.scores.setdefault(list(pl_module.evaluation.groups)[dataloader_idx], {})
         for i, index in enumerate(outputs["index"].tolist()):
             assert index not in stream
             stream[index] = {name: column[i].item() for name, column in columns.items()}
@@ -96,13 +99,17 @@ class Foreign(L.LightningDataModule):
         own.trainer = self.trainer
         own.setup(stage)
         items = [own.streams["scenes"][i] for i in range(89)]
-        self.images, self.labels = torch.stack([item["image"] for item in items]), torch.tensor([item["label"] for item in items])
+        self.images, self.labels = (
+            torch.stack([item["image"] for item in items]),
+            torch.tensor([item["label"] for item in items]),
+        )
 
     def test_dataloader(self):
         tiny = torch.stack([(self.labels >= 0).nonzero()[0], (self.labels < 0).nonzero()[0]])[:, 0]
         parts = {"long": torch.arange(61), "tiny": tiny, "rest": torch.arange(40, 89)}
         return {
-            name: DataLoader(TensorDataset(self.images[rows], self.labels[rows]), self.batch_size) for name, rows in parts.items()
+            name: DataLoader(TensorDataset(self.images[rows], self.labels[rows]), self.batch_size)
+            for name, rows in parts.items()
         }
 
 
@@ -119,24 +126,40 @@ def data_of(case, batch_size):
 def trainer_of(folder, devices, callbacks=(), kind=L.Trainer):
     nodes = int(os.environ.get("SLURM_NNODES", 1))
     return kind(
-        accelerator="cpu", devices=devices, num_nodes=nodes, strategy="ddp" if devices * nodes > 1 else "auto", logger=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, callbacks=list(callbacks),
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+    )
 
 
 def score(folder, case, devices, batch_size, mllm=None, **settings):
     """Run one case, and keep the scores of this rank beside the results."""
     baselines = [Energy(), EOE(), AdaNeg(), TANL(labels=20)] if case == "demo" else [Energy(), AdaNeg()]
     model = ANTS(
-        demo.CLIP, pretrained=None, nouns=demo.WORDS["nouns"], adjectives=demo.WORDS["adjectives"], keep=0.7, num_groups=5,
-        baselines=baselines, threshold="auto",
+        demo.CLIP,
+        pretrained=None,
+        negatives={**demo.WORDS, "keep": 0.7},
+        num_groups=5,
+        baselines=baselines,
+        threshold="auto",
     )
-    settings = {"min_images": 1 if case == "short" else 30, "persist": case in ("persist", "foreign"), **settings}
+    settings = merged(
+        settings,
+        {
+            "schedule": {"every": 1, "min_images": 1} if case == "short" else {"every": 3, "min_images": 30},
+            "ens": {"size": 60},
+            "vsnl": {"delta": 0.5, "show_images": case in ("demo", "foreign")},
+            "persist": case in ("persist", "foreign"),
+        },
+    )
     dump = Dump()
-    memory = NegativeMemory(
-        mllm or ColourMLLM(), refresh_every=1 if case == "short" else 3, delta=0.5, ens_size=60,
-        similar_images=case in ("demo", "foreign"), **settings,
-    )  # fmt: skip
+    memory = NegativeMemory(mllm or ColourMLLM(), **settings)
     trainer = trainer_of(folder, devices, [memory, dump, Report()])
     trainer.test(model, data_of(case, batch_size), verbose=False)
     torch.save(dump.scores, Path(folder) / f"scores_{trainer.global_rank}.pt")

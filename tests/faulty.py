@@ -33,15 +33,24 @@ def write_lost(folder):
     Image.new("1", (14_000, 14_000)).save(folder / "huge.png")  # 196 million pixels in 24 kB
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(folder / "nan.tiff")
     return {
-        "truncated.jpg": "OSError", "truncated.png": "OSError", "zero.jpg": "UnidentifiedImageError",
-        "text.jpg": "UnidentifiedImageError", "folder.png": "IsADirectoryError", "missing.png": "FileNotFoundError",
-        "huge.png": "DecompressionBombError", "nan.tiff": "ValueError",
-    }  # fmt: skip
+        "truncated.jpg": "OSError",
+        "truncated.png": "OSError",
+        "zero.jpg": "UnidentifiedImageError",
+        "text.jpg": "UnidentifiedImageError",
+        "folder.png": "IsADirectoryError",
+        "missing.png": "FileNotFoundError",
+        "huge.png": "DecompressionBombError",
+        "nan.tiff": "ValueError",
+    }
 
 
 def write_odd(folder):
     """Files of every other kind, and the pixels `(h, w, 3)` that they must give; None: those of Pillow's own conversion."""
-    image, red, green = drawing(), Image.new("RGB", (64, 64), (250, 0, 0)), Image.new("RGB", (64, 64), (0, 250, 0))
+    image, red, green = (
+        drawing(),
+        Image.new("RGB", (64, 64), (250, 0, 0)),
+        Image.new("RGB", (64, 64), (0, 250, 0)),
+    )
     alpha = Image.fromarray(GREY8)
     grey = np.stack([GREY8] * 3, 2)
     exif = Image.Exif()
@@ -65,11 +74,23 @@ def write_odd(folder):
     image.save(folder / "exif.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xffrubbish", quality=95)
     reds = np.asarray(red)
     pixels = {
-        "cmyk.jpg": None, "grey16.png": grey, "grey16big.tiff": grey, "grey32.tiff": grey, "grey8in32.tiff": grey,
-        "stretched.tiff": grey, "float.tiff": grey, "animated.gif": reds, "animated.webp": reds, "animated.png": reds,
-        "rgba.png": np.asarray(image), "la.png": grey, "palette.png": np.asarray(palette.convert("RGB")),
-        "bits.png": np.asarray(image.convert("1").convert("RGB")), "turned.png": np.asarray(image), "exif.jpg": None,
-    }  # fmt: skip
+        "cmyk.jpg": None,
+        "grey16.png": grey,
+        "grey16big.tiff": grey,
+        "grey32.tiff": grey,
+        "grey8in32.tiff": grey,
+        "stretched.tiff": grey,
+        "float.tiff": grey,
+        "animated.gif": reds,
+        "animated.webp": reds,
+        "animated.png": reds,
+        "rgba.png": np.asarray(image),
+        "la.png": grey,
+        "palette.png": np.asarray(palette.convert("RGB")),
+        "bits.png": np.asarray(image.convert("1").convert("RGB")),
+        "turned.png": np.asarray(image),
+        "exif.jpg": None,
+    }
     for name in ("cmyk.jpg", "exif.jpg"):
         with Image.open(folder / name) as odd:
             pixels[name] = np.asarray(odd.convert("RGB"))

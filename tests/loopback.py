@@ -12,7 +12,11 @@ MODELS = {"object": "list", "data": [{"id": "m", "object": "model", "created": 0
 def said(content, finish="stop", **message):
     """The body of a chat completion."""
     message = {"role": "assistant", "content": content, **message}
-    return {"id": "1", "object": "chat.completion", "choices": [{"index": 0, "finish_reason": finish, "message": message}]}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "choices": [{"index": 0, "finish_reason": finish, "message": message}],
+    }
 
 
 @contextmanager

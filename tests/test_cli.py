@@ -17,7 +17,9 @@ from ants_lightning.cli import main
 ROOT = Path(__file__).parents[1]
 
 
-def test_demo_config_runs_and_ants_is_above_mcm_and_neglabel_on_every_stream(tmp_path, monkeypatch, capsys, caplog):
+def test_demo_config_runs_and_ants_is_above_mcm_and_neglabel_on_every_stream(
+    tmp_path, monkeypatch, capsys, caplog
+):
     monkeypatch.chdir(ROOT)
     main(["test", "--config", "configs/demo.yaml", "--trainer.default_root_dir", str(tmp_path)])
     results = json.loads((tmp_path / "results.json").read_text())
@@ -31,8 +33,16 @@ def test_demo_config_runs_and_ants_is_above_mcm_and_neglabel_on_every_stream(tmp
     assert "lookalikes (near)" in shown and "FPR95" in shown and "ants" in shown
 
 
-SMALL = ["--data.n_id", "40", "--data.n_ood", "40", "--trainer.enable_progress_bar", "false",
-         "--trainer.callbacks.min_images", "20"]  # fmt: skip
+SMALL = [
+    "--data.n_id",
+    "40",
+    "--data.n_ood",
+    "40",
+    "--trainer.enable_progress_bar",
+    "false",
+    "--memory.schedule.min_images",
+    "20",
+]
 
 
 def test_the_same_config_predicts_to_a_file_and_encodes(tmp_path, monkeypatch):
@@ -47,7 +57,9 @@ def test_the_same_config_predicts_to_a_file_and_encodes(tmp_path, monkeypatch):
     assert (tmp_path / "features" / "id.safetensors").is_file() and not list(tmp_path.glob("predictions*"))
     main(["predict", *words, "--data.features", str(tmp_path / "features")])
     again = list(csv.DictReader((tmp_path / "predictions.csv").open(newline="")))
-    assert [float(row["ants"]) for row in again] == pytest.approx(rows["ants"], abs=1e-5) and again[0]["threshold"] == ""
+    assert [float(row["ants"]) for row in again] == pytest.approx(rows["ants"], abs=1e-5) and again[0][
+        "threshold"
+    ] == ""
 
 
 def test_predictions_are_not_kept_in_memory_and_the_table_is_ours(monkeypatch, capsys):
@@ -57,7 +69,8 @@ def test_predictions_are_not_kept_in_memory_and_the_table_is_ours(monkeypatch, c
 
 
 @pytest.mark.parametrize(
-    ("key", "word", "value"), [("", "auto", "auto"), ("", "0.25", 0.25), (".id_recall", "0.95", {"id_recall": 0.95})]
+    ("key", "word", "value"),
+    [("", "auto", "auto"), ("", "0.25", 0.25), (".id_recall", "0.95", {"id_recall": 0.95})],
 )
 def test_every_kind_of_threshold_can_be_given(monkeypatch, capsys, key, word, value):
     words = ["--config", "configs/demo.yaml", f"--model.threshold{key}", word]
@@ -70,13 +83,37 @@ def test_a_folder_of_images_is_predicted(tmp_path, monkeypatch):
     for i in range(3):
         images[i][0].save(tmp_path / f"{i}.png")
     (tmp_path / "names.txt").write_text("\n".join(demo.ID_CLASSES))
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": {
-        "class_path": "ants_lightning.data.FolderDataModule",
-        "init_args": {"folder": str(tmp_path), "class_names": str(tmp_path / "names.txt"), "num_workers": 0},
-    }}))  # fmt: skip
-    main(["predict", "--config", "configs/demo.yaml", "--config", str(tmp_path / "data.yaml"), "--model.threshold", "0.5",
-          "--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.enable_progress_bar", "false",
-          "--trainer.callbacks.adapt", "false"])  # fmt: skip
+    (tmp_path / "data.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "data": {
+                    "class_path": "ants_lightning.data.FolderDataModule",
+                    "init_args": {
+                        "folder": str(tmp_path),
+                        "class_names": str(tmp_path / "names.txt"),
+                        "num_workers": 0,
+                    },
+                }
+            }
+        )
+    )
+    main(
+        [
+            "predict",
+            "--config",
+            "configs/demo.yaml",
+            "--config",
+            str(tmp_path / "data.yaml"),
+            "--model.threshold",
+            "0.5",
+            "--trainer.default_root_dir",
+            str(tmp_path / "run"),
+            "--trainer.enable_progress_bar",
+            "false",
+            "--memory.adapt",
+            "false",
+        ]
+    )
     rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").open(newline="")))
     assert [row["path"] for row in rows] == [str(tmp_path / f"{i}.png") for i in range(3)]
     assert all(row["label"] == "" and row["is_ood"] == str(float(row["ants"]) >= 0.5) for row in rows)
@@ -87,14 +124,36 @@ def test_a_folder_in_which_no_image_can_be_read_ends_with_3_and_a_row_for_each(t
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"not an image")
     (tmp_path / "names.txt").write_text("\n".join(demo.ID_CLASSES))
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": {
-        "class_path": "ants_lightning.data.FolderDataModule",
-        "init_args": {"folder": str(tmp_path), "class_names": str(tmp_path / "names.txt"), "num_workers": 0},
-    }}))  # fmt: skip
+    (tmp_path / "data.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "data": {
+                    "class_path": "ants_lightning.data.FolderDataModule",
+                    "init_args": {
+                        "folder": str(tmp_path),
+                        "class_names": str(tmp_path / "names.txt"),
+                        "num_workers": 0,
+                    },
+                }
+            }
+        )
+    )
     with pytest.raises(SystemExit) as end:
-        main(["predict", "--config", "configs/demo.yaml", "--config", str(tmp_path / "data.yaml"),
-              "--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.enable_progress_bar", "false",
-              "--trainer.callbacks.adapt", "false"])  # fmt: skip
+        main(
+            [
+                "predict",
+                "--config",
+                "configs/demo.yaml",
+                "--config",
+                str(tmp_path / "data.yaml"),
+                "--trainer.default_root_dir",
+                str(tmp_path / "run"),
+                "--trainer.enable_progress_bar",
+                "false",
+                "--memory.adapt",
+                "false",
+            ]
+        )
     assert end.value.code == 3
     assert "3 of 3 images were left out: 3 could not be read, 0 gave NaN or Inf" in caplog.text
     rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").open(newline="")))
@@ -109,7 +168,7 @@ def test_results_that_could_not_be_written_end_with_1(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr("ants_lightning.run.report.write_results", full)
     monkeypatch.setenv("COLUMNS", "200")
-    words = ["--trainer.default_root_dir", str(tmp_path), "--trainer.callbacks.adapt", "false"]
+    words = ["--trainer.default_root_dir", str(tmp_path), "--memory.adapt", "false"]
     with pytest.raises(SystemExit) as end:
         main(["test", "--config", "configs/demo.yaml", "--data.n_id", "20", "--data.n_ood", "20", *words])
     assert end.value.code == 1 and "No space left on device" in capsys.readouterr().out
@@ -117,16 +176,16 @@ def test_results_that_could_not_be_written_end_with_1(tmp_path, monkeypatch, cap
 
 def test_demo_config_is_what_the_package_says():
     config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
-    assert {key: config["model"][key] for key in demo.WORDS} == demo.WORDS
+    assert {key: config["model"]["negatives"][key] for key in demo.WORDS} == demo.WORDS
     assert {key: config["model"][key] for key in demo.SETTINGS["model"]} == demo.SETTINGS["model"]
-    memory = config["trainer"]["callbacks"][0]["init_args"]
-    assert {key: memory[key] for key in demo.SETTINGS["memory"]} == demo.SETTINGS["memory"]
+    assert {key: config["memory"][key] for key in demo.SETTINGS["memory"]} == demo.SETTINGS["memory"]
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_run_config_parses_and_no_key_is_unknown(config, monkeypatch, capsys):
     shown = printed(["--config", str(config)], monkeypatch, capsys)
-    assert shown["trainer"]["callbacks"][0]["class_path"] == "ants_lightning.NegativeMemory"
+    assert shown["memory"]["mllm"]["class_path"] == "ants_lightning.mllm.TransformersMLLM"
+    assert shown["trainer"]["callbacks"] is None and shown["report"] == {"table": True}
     assert config.stem == "own_data" or shown["data"]["class_path"].startswith("ants_lightning")
 
 
@@ -139,39 +198,39 @@ def printed(words, monkeypatch, capsys, command="test"):
     return yaml.safe_load(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: path.stem)
-def test_every_part_goes_on_top_of_a_benchmark(config, monkeypatch, capsys):
-    words = ["--trainer.callbacks.mllm" if config.parent.name == "mllm" else "--config", str(config)]
-    shown = printed(["--config", "configs/imagenet1k_openood.yaml", *words], monkeypatch, capsys)
-    memory, wanted = shown["trainer"]["callbacks"][0]["init_args"], yaml.safe_load(config.read_text())
-    assert shown["data"]["init_args"]["benchmark"] == "imagenet1k" and shown["model"]["nouns"] == "wordnet"
-    if config.parent.name == "mllm":
-        assert memory["mllm"]["class_path"] == wanted["class_path"]
-    else:
-        baselines = [baseline["class_path"] for baseline in shown["model"].pop("baselines") or []]
-        assert baselines == [baseline["class_path"] for baseline in wanted.get("model", {}).pop("baselines", [])]
-        assert {key: shown["model"][key] for key in wanted["model"]} == wanted["model"]
-        for callback in wanted.get("trainer", {}).get("callbacks", []):
-            del callback["init_args"]["mllm"]
-            assert {key: memory[key] for key in callback["init_args"]} == callback["init_args"]
-            assert memory["mllm"]["init_args"]["model"] == "llava-hf/llava-1.5-7b-hf"
-
-
 @pytest.mark.parametrize("config", sorted((ROOT / "configs/mllm").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_mllm_config_becomes_an_mllm_without_its_weights(config, monkeypatch):
     monkeypatch.chdir(ROOT)
     built = []
-    monkeypatch.setattr(NegativeMemory, "on_test_start", lambda memory, *_: built.append(memory.guard.mllm) or 1 / 0)
+    monkeypatch.setattr(
+        NegativeMemory, "on_test_start", lambda memory, *_: built.append(memory.guard.mllm) or 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
-        main(["test", "--config", "configs/demo.yaml", "--trainer.callbacks.mllm", str(config),
-              "--trainer.enable_progress_bar", "false"])  # fmt: skip
+        main(
+            [
+                "test",
+                "--config",
+                "configs/demo.yaml",
+                "--memory.mllm",
+                str(config),
+                "--trainer.enable_progress_bar",
+                "false",
+            ]
+        )
     wanted = yaml.safe_load(config.read_text())
-    assert type(built[0]).__name__ == wanted["class_path"].rpartition(".")[2] and getattr(built[0], "model", None) is None
-    settings = {**vars(built[0]), "record": str(getattr(built[0], "path", "")), "model": getattr(built[0], "name", None)}
+    assert (
+        type(built[0]).__name__ == wanted["class_path"].rpartition(".")[2]
+        and getattr(built[0], "model", None) is None
+    )
+    settings = {
+        **vars(built[0]),
+        "record": str(getattr(built[0], "path", "")),
+        "model": getattr(built[0], "name", None),
+    }
     assert {key: settings[key] for key in wanted["init_args"]} == wanted["init_args"]
 
 
-FROZEN = ["--config", "configs/demo.yaml", *SMALL, "--trainer.callbacks.adapt", "false"]  # no MLLM
+FROZEN = ["--config", "configs/demo.yaml", *SMALL, "--memory.adapt", "false"]  # no MLLM
 
 
 def run_in(folder, *more, command="test"):
@@ -186,7 +245,9 @@ def test_the_configuration_is_kept_beside_the_results(tmp_path, monkeypatch, log
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text("utf-8"))
     assert config["model"]["temperature"] == 0.05 and config["data"]["init_args"]["n_id"] == 40
     main(["test", "--config", str(tmp_path / "run" / "config.yaml"), "--model.temperature", "0.06"])
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text("utf-8"))["model"]["temperature"] == 0.06
+    assert (
+        yaml.safe_load((tmp_path / "run" / "config.yaml").read_text("utf-8"))["model"]["temperature"] == 0.06
+    )
     assert (tmp_path / "run" / "results.1.json").is_file()
     assert [path.name for path in tmp_path.rglob("config.yaml")] == ["config.yaml"]
 
@@ -200,7 +261,9 @@ def test_a_configuration_of_the_user_stays(tmp_path, monkeypatch, caplog):
     assert "config.yaml is not of a run, or was edited, and stays: see config.run.yaml" in caplog.text
     (tmp_path / "config.run.yaml").write_text("# mine too")
     run_in(tmp_path)
-    assert (tmp_path / "config.run.yaml").read_text() == "# mine too" and (tmp_path / "results.json").is_file()
+    assert (tmp_path / "config.run.yaml").read_text() == "# mine too" and (
+        tmp_path / "results.json"
+    ).is_file()
     assert "the configuration was not written to" in caplog.text
 
 
@@ -208,15 +271,27 @@ def test_fast_dev_run_writes_nothing_at_all(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     for command in ("test", "predict"):
         run_in(tmp_path / "run", "--trainer.fast_dev_run", "1", "--trainer.logger", "false", command=command)
-    assert not (tmp_path / "run").exists() and "a trial (fast_dev_run): nothing was written" in capsys.readouterr().out
+    assert (
+        not (tmp_path / "run").exists()
+        and "a trial (fast_dev_run): nothing was written" in capsys.readouterr().out
+    )
 
 
 def test_a_terminal_in_ascii_ends_no_run(tmp_path):
-    words = ["test", *FROZEN, "--trainer.default_root_dir", str(tmp_path), "--trainer.enable_progress_bar", "true"]
+    words = [
+        "test",
+        *FROZEN,
+        "--trainer.default_root_dir",
+        str(tmp_path),
+        "--trainer.enable_progress_bar",
+        "true",
+    ]
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     for command in (words, ["table", str(tmp_path)]):
         script = f"from ants_lightning.cli import main; main({command!r})"
-        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, timeout=300, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, timeout=300, check=False
+        )
         assert done.returncode == 0, done.stderr.decode()[-2000:]
         assert "neglabel" in done.stdout.decode("ascii") and "| score " in done.stdout.decode("ascii")
 

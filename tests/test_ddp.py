@@ -25,7 +25,9 @@ SIZES = {  # of the streams, ID and OOD
     "foreign": {"long": (31, 30), "tiny": (1, 1), "rest": (24, 25)},
     "short": {"lookalikes": (1, 1), "textures": (1, 1), "scenes": (1, 72)},
 }
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this torch has no torch.distributed"
+)
 
 
 def start(folder, what, devices, *more, launcher=(), seconds=300):
@@ -35,22 +37,32 @@ def start(folder, what, devices, *more, launcher=(), seconds=300):
     """
     command = [sys.executable, *launcher, str(JOB), str(folder), what, str(devices), *map(str, more)]
     process = subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True, text=True, stdout=subprocess.PIPE,
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    )
     failed, since = folder / "failed", time.monotonic()
     while True:
         try:
-            output, _ = process.communicate(timeout=1)  # all ranks hold the pipe: it ends with the last of them
+            output, _ = process.communicate(
+                timeout=1
+            )  # all ranks hold the pipe: it ends with the last of them
             break
         except subprocess.TimeoutExpired:
             told = failed.read_text("utf-8") if failed.exists() else ""
             since, seconds = (float(told), 60) if told else (since, seconds)
             if time.monotonic() > since + seconds:
                 os.killpg(process.pid, signal.SIGKILL)
-                pytest.fail(f"{what}: {devices} processes did not end within {seconds} s:\n{process.communicate()[0][-3000:]}")
+                pytest.fail(
+                    f"{what}: {devices} processes did not end within {seconds} s:\n{process.communicate()[0][-3000:]}"
+                )
     took, patience = time.monotonic() - since, time.monotonic() + 5
-    while (left := running(process.pid)) and time.monotonic() < patience:  # what has closed the pipe may still be on its way out
+    while (
+        left := running(process.pid)
+    ) and time.monotonic() < patience:  # what has closed the pipe may still be on its way out
         time.sleep(0.1)
     return process.returncode, output, took, left
 
@@ -89,7 +101,9 @@ def measured(images):
     """The metrics of dumped scores, each image counted once."""
     is_ood = torch.tensor([image["label"] < 0 for image in images])
     names = [name for name in images[0] if name != "label"]
-    scores = {name: torch.tensor([image[name] for image in images], dtype=torch.float64) for name in names}  # float32 would tie
+    scores = {
+        name: torch.tensor([image[name] for image in images], dtype=torch.float64) for name in names
+    }  # float32 would tie
     return {name: detection_metrics(column, is_ood) for name, column in scores.items()}
 
 
@@ -100,7 +114,9 @@ def shares_of(folder, devices):
 
 def read_run(folder):
     """Streams of `results.json`, the texts of the spaces by stream, and the lines of the record, sorted: ranks answer in turn."""
-    spaces = {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in folder.glob("spaces/*/*.txt")}
+    spaces = {
+        path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in folder.glob("spaces/*/*.txt")
+    }
     streams = json.loads((folder / "results.json").read_text("utf-8"))["streams"]
     return streams, spaces, sorted((folder / "mllm.jsonl").read_text("utf-8").splitlines())
 
@@ -116,7 +132,10 @@ def alone(tmp_path_factory):
 
 def compare(one, several, devices, case):
     """Every score, the spaces, λ, γ and the like, and the metrics of one process and of several."""
-    (streams, spaces, record), (their_streams, their_spaces, their_record) = read_run(one / case), read_run(several / case)
+    (streams, spaces, record), (their_streams, their_spaces, their_record) = (
+        read_run(one / case),
+        read_run(several / case),
+    )
     assert spaces == their_spaces and len(spaces) >= 8  # the very same texts in the same order
     assert record == their_record and len(record) > 20
     assert list(streams) == list(their_streams) == list(SIZES[case])
@@ -129,16 +148,25 @@ def compare(one, several, devices, case):
         merged = {place: image for part in parts for place, image in part.items()}
         for stream, images in ((streams[name], everything[name]), (their_streams[name], merged)):
             assert (stream["n_id"], stream["n_ood"]) == sizes and len(images) == sum(sizes)
-            assert stream["scores"] == {key: pytest.approx(m) for key, m in measured(list(images.values())).items()}
+            assert stream["scores"] == {
+                key: pytest.approx(m) for key, m in measured(list(images.values())).items()
+            }
             assert stream["mllm_failures"] == 0
         assert difference(f"{title}, scores", everything[name], merged) < 1e-4  # cosines × 100 in float32
-        adaptation = [{k: v for k, v in results[name].items() if k != "scores"} for results in (streams, their_streams)]
+        adaptation = [
+            {k: v for k, v in results[name].items() if k != "scores"} for results in (streams, their_streams)
+        ]
         assert difference(f"{title}, adaptation", *adaptation) < 1e-5
         # Two images whose scores differ by less than rounding may change places: one pair is 1 / (61 · 60).
-        metrics = [{k: {"auroc": v["auroc"]} for k, v in results[name]["scores"].items()} for results in (streams, their_streams)]
+        metrics = [
+            {k: {"auroc": v["auroc"]} for k, v in results[name]["scores"].items()}
+            for results in (streams, their_streams)
+        ]
         assert difference(f"{title}, AUROC", *metrics) < 1e-3
     last = their_streams[list(SIZES[case])[-1]]
-    assert last["n_ens"] > 0 < last["n_vsnl"] and last["mllm_calls"] + last["mllm_recalled"] > 0  # it did adapt
+    assert (
+        last["n_ens"] > 0 < last["n_vsnl"] and last["mllm_calls"] + last["mllm_recalled"] > 0
+    )  # it did adapt
 
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(2, 6), (3, 4), (4, 3)])
@@ -151,7 +179,9 @@ def test_several_ranks_equal_one(alone, tmp_path, devices, batch_size):
     if devices > 2:
         return
     files = sorted(path.name for path in (alone / "features").iterdir())  # encoded by the same jobs
-    assert sorted(path.name for path in (tmp_path / "features").iterdir()) == files and len(files) == 5  # no parts are left
+    assert (
+        sorted(path.name for path in (tmp_path / "features").iterdir()) == files and len(files) == 5
+    )  # no parts are left
     for name in (file for file in files if file.endswith(".safetensors")):
         one, two = (load_file(folder / "features" / name) for folder in (alone, tmp_path))
         assert len(one["label"]) == (61 if name == "id.safetensors" else 60)
@@ -170,16 +200,26 @@ def test_slurm_starts_it_on_two_nodes(alone, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     slurm = {
-        "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "ants", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2",
-        "SLURM_LOCALID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NAME": "ants",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NNODES": "2",
+        "SLURM_LOCALID": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
     tasks = [
         subprocess.Popen(
-            [sys.executable, str(JOB), str(tmp_path), "short", "1", "6"], text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, env={**os.environ, **slurm, "SLURM_NODEID": str(rank), "SLURM_PROCID": str(rank)},
+            [sys.executable, str(JOB), str(tmp_path), "short", "1", "6"],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **slurm, "SLURM_NODEID": str(rank), "SLURM_PROCID": str(rank)},
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     for task in tasks:  # what srun would start, one on each node
         output, _ = task.communicate(timeout=300)
         assert task.returncode == 0, output[-6000:]
@@ -188,7 +228,7 @@ def test_slurm_starts_it_on_two_nodes(alone, tmp_path):
 
 @pytest.mark.parametrize(
     ("when", "rank"), [("setup", 1), ("setup", 0), ("model", 1), ("data", 1), ("first", 1), ("describe", 1)]
-)  # fmt: skip
+)
 def test_a_rank_that_fails_ends_all(tmp_path, when, rank):
     code, output, seconds, left = start(tmp_path, f"fail_{when}", 2, 6, rank)
     print(f"{when} fails on rank {rank}: exit code {code}, all have ended {seconds:.1f} s later")
@@ -202,6 +242,16 @@ def test_a_rank_that_fails_ends_all(tmp_path, when, rank):
         assert f"[rank0]: {told}" in output  # known to all, so that none is cut off
     if when == "describe":
         streams = json.loads((tmp_path / "continued" / "results.json").read_text("utf-8"))["streams"]
-        for stream in streams.values():  # before, with `on_failure: continue`: that rank's sentences are lost, and nothing else
-            assert 0 < stream["mllm_failures"] < stream["mllm_calls"] and stream["n_ens"] > 0 < stream["n_vsnl"]
-            assert stream["n_id"] == 61 and set(stream["scores"]) >= {"mcm", "neglabel", "ens", "vsnl", "ants"}
+        for stream in (
+            streams.values()
+        ):  # before, with `on_failure: continue`: that rank's sentences are lost, and nothing else
+            assert (
+                0 < stream["mllm_failures"] < stream["mllm_calls"] and stream["n_ens"] > 0 < stream["n_vsnl"]
+            )
+            assert stream["n_id"] == 61 and set(stream["scores"]) >= {
+                "mcm",
+                "neglabel",
+                "ens",
+                "vsnl",
+                "ants",
+            }

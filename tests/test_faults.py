@@ -8,6 +8,7 @@ import lightning as L
 import pytest
 import torch
 from faulty import Faults, expected
+from small import merged
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -73,12 +74,12 @@ class GoodOnly(L.LightningDataModule):
 
 
 def make_model(**settings):
-    return ANTS(demo.CLIP, **demo.WORDS, **{**demo.SETTINGS["model"], **settings})
+    return ANTS(demo.CLIP, **merged(settings, demo.SETTINGS["model"]))
 
 
 def run(data, root, model=None, what="test", **settings):
     model, mllm, report = model or make_model(), Shown(), Report()
-    memory = NegativeMemory(mllm, **{**dict(refresh_every=2, min_images=16, delta=0.5, ens_size=50, record=None), **settings})
+    memory = NegativeMemory(mllm, **merged({"record": None, **settings}))
     trainer = L.Trainer(**QUIET, callbacks=[memory, report], default_root_dir=root)
     if what == "predict":
         return trainer.predict(model, data), mllm
@@ -103,8 +104,11 @@ def test_a_run_over_faulty_images_equals_the_run_without_them(faults, uncached, 
     data.setup("test")
     alone = run(GoodOnly(faults, data.streams["scenes"], model.preprocess, 8), tmp_path)
     assert measured(result) == measured(alone[2], n_unreadable=9)
-    assert mllm.images == alone[1].images and model.ens.labels == alone[0].ens.labels
-    assert model.vsnl.labels == alone[0].vsnl.labels and model.weight == alone[0].weight
+    assert mllm.images == alone[1].images and model.spaces.ens.labels == alone[0].spaces.ens.labels
+    assert (
+        model.spaces.vsnl.labels == alone[0].spaces.vsnl.labels
+        and model.spaces.lambda_ == alone[0].spaces.lambda_
+    )
 
 
 def test_workers_and_the_feature_cache_change_nothing(faults, uncached, tmp_path, caplog):
@@ -115,11 +119,16 @@ def test_workers_and_the_feature_cache_change_nothing(faults, uncached, tmp_path
     with caplog.at_level(logging.WARNING):
         assert data.encode(L.Trainer(**QUIET), encoder) == ["id", "ood scenes"]
     told = [r.getMessage() for r in caplog.records if "cannot be read" in r.getMessage()]
-    assert [text.split(":")[0] for text in told] == ["id", "ood scenes"] and "8 of 64 images cannot be read" in told[0]
+    assert [text.split(":")[0] for text in told] == [
+        "id",
+        "ood scenes",
+    ] and "8 of 64 images cannot be read" in told[0]
     assert faults.data(features=str(tmp_path / "cache")).encode(L.Trainer(**QUIET), encoder) == []
     cached = run(faults.data(features=str(tmp_path / "cache")), tmp_path)
-    assert cached[0].ens.labels == model.ens.labels and cached[1].images == mllm.images
-    assert {k: v for k, v in cached[2].items() if k[:2] == "n_"} == {k: v for k, v in result.items() if k[:2] == "n_"}
+    assert cached[0].spaces.ens.labels == model.spaces.ens.labels and cached[1].images == mllm.images
+    assert {k: v for k, v in cached[2].items() if k[:2] == "n_"} == {
+        k: v for k, v in result.items() if k[:2] == "n_"
+    }
     for score, found in result["scores"].items():
         assert cached[2]["scores"][score] == pytest.approx(found, abs=1e-6)
 
@@ -130,7 +139,8 @@ def test_batches_that_are_lost_altogether_do_not_end_a_run(faults, uncached, tmp
     model = make_model(baselines=[AdaNeg(), CSP()] if cached else [AdaNeg(), GLMCM()])
     if cached:
         faults.data(features=features).encode(L.Trainer(**QUIET), make_model())
-    result = run(faults.data(features=features, batch_size=1), tmp_path, model, refresh_every=1)[2]  # each lost image is a batch
+    data = faults.data(features=features, batch_size=1)  # each lost image is a batch
+    result = run(data, tmp_path, model, schedule={"every": 1})[2]
     assert (result["n_unreadable"], result["n_id"], result["n_ood"]) == (9, 56, 30)
     for score in ("mcm", "neglabel"):
         assert result["scores"][score] == pytest.approx(uncached[2]["scores"][score], abs=1e-5)
@@ -147,9 +157,15 @@ def test_lost_images_of_the_cache_are_told_as_by_the_stream(faults, tmp_path):
         data.setup("test")
         loaders.append(data.test_dataloader()["scenes"])
     for a, b in zip(*loaders, strict=True):
-        assert torch.equal(a["index"], b["index"]) and torch.equal(a["label"], b["label"]) and a["path"] == b["path"]
+        assert (
+            torch.equal(a["index"], b["index"])
+            and torch.equal(a["label"], b["label"])
+            and a["path"] == b["path"]
+        )
         torch.testing.assert_close(model.encode(a["image"])[0], b["features"], rtol=1e-5, atol=1e-6)
-        assert [{**one, "why": 0} for one in a.get("lost", [])] == [{**one, "why": 0} for one in b.get("lost", [])]
+        assert [{**one, "why": 0} for one in a.get("lost", [])] == [
+            {**one, "why": 0} for one in b.get("lost", [])
+        ]
         assert {one["why"] for one in b.get("lost", [])} <= {"unreadable when encoded"}
 
 
@@ -168,15 +184,21 @@ def test_sets_with_unreadable_images_are_known_again(faults):
 
 @pytest.mark.parametrize("what", ["test", "encode"])
 def test_a_set_of_which_every_image_is_lost_is_an_error_with_count_and_reason(tmp_path, what):
-    data = OODDataModule(Nothing(20), far={"scenes": Nothing(10)}, class_names=ID_CLASSES, num_workers=0, features=None)
+    data = OODDataModule(
+        Nothing(20), far={"scenes": Nothing(10)}, class_names=ID_CLASSES, num_workers=0, features=None
+    )
     if what == "test":
-        with pytest.raises(ValueError, match=r"stream 'scenes': .* empty: 30 images could not be read.*FileNotFoundError"):
+        with pytest.raises(
+            ValueError, match=r"stream 'scenes': .* empty: 30 images could not be read.*FileNotFoundError"
+        ):
             run(data, tmp_path)
         assert not (tmp_path / "results.json").exists()
     else:
         data.features = str(tmp_path)
         for _ in range(2):  # nothing is kept that a later run would take for done
-            with pytest.raises(ValueError, match=r"^id: none of the 20 images can be read: gone/0\.png FileNotFoundError"):
+            with pytest.raises(
+                ValueError, match=r"^id: none of the 20 images can be read: gone/0\.png FileNotFoundError"
+            ):
                 data.encode(L.Trainer(**QUIET), make_model())
 
 
@@ -214,7 +236,9 @@ def test_images_whose_features_are_not_finite_are_left_out_and_counted(faults, u
     data.setup("test")
     stream = data.streams["scenes"]
     good, _ = expected(faults, stream, model.preprocess)
-    drawings = [i for i, (_, _, path) in good.items() if Path(path).stem.isdigit()]  # no other image has their pixels
+    drawings = [
+        i for i, (_, _, path) in good.items() if Path(path).stem.isdigit()
+    ]  # no other image has their pixels
     bad = {i: good[i] for i in (*drawings[8:14], drawings[-1])}
     Poison(model, [image for image, _, _ in bad.values()], value)
     _, mllm, result = run(faults.data(), tmp_path, model)
@@ -238,7 +262,12 @@ def test_images_whose_features_are_not_finite_are_left_out_and_counted(faults, u
     cached = run(cache, tmp_path)[2]
     assert (cached["n_not_finite"], cached["n_unreadable"], cached["n_id"]) == (7, 9, result["n_id"])
     outputs, _ = run(faults.data(), tmp_path, model, "predict")
-    told = {one["index"]: one["path"] for out in outputs for one in out["lost"] if one["why"] == "NaN or Inf features"}
+    told = {
+        one["index"]: one["path"]
+        for out in outputs
+        for one in out["lost"]
+        if one["why"] == "NaN or Inf features"
+    }
     assert told == {i: path for i, (_, _, path) in bad.items()}
     assert sorted([i for out in outputs for i in out["index"].tolist()] + list(bad)) == sorted(good)
 
@@ -258,7 +287,9 @@ def test_a_class_text_that_encodes_to_zero_is_named_before_the_first_batch(fault
     assert not (tmp_path / "results.json").exists()
 
 
-def test_an_image_that_goes_missing_before_the_mllm_asks_is_a_failure_of_that_question_alone(faults, tmp_path, monkeypatch):
+def test_an_image_that_goes_missing_before_the_mllm_asks_is_a_failure_of_that_question_alone(
+    faults, tmp_path, monkeypatch
+):
     data, gone = faults.data(), []
     read = MixedStream.raw_image
 
@@ -270,7 +301,11 @@ def test_an_image_that_goes_missing_before_the_mllm_asks_is_a_failure_of_that_qu
 
     monkeypatch.setattr(MixedStream, "raw_image", vanish)
     _, mllm, result = run(data, tmp_path)
-    assert len(set(gone)) == result["mllm_failures"] > 0 and mllm.images and (result["n_id"], result["n_ood"]) == (56, 30)
+    assert (
+        len(set(gone)) == result["mllm_failures"] > 0
+        and mllm.images
+        and (result["n_id"], result["n_ood"]) == (56, 30)
+    )
 
 
 def test_images_for_the_mllm_need_a_normalize_only_where_a_set_gives_none_back(faults):
@@ -278,17 +313,24 @@ def test_images_for_the_mllm_need_a_normalize_only_where_a_set_gives_none_back(f
     data.setup("test")
     place = int((data.streams["scenes"].order == 0).nonzero())
     assert RawImages(data.streams["scenes"], pil_to_tensor, 4)[place].size == (64, 64)
-    with pytest.raises(ValueError, match=r"list has no raw_image\(index\), and the preprocessing no Normalize .*pil_to_tensor"):
+    with pytest.raises(
+        ValueError,
+        match=r"list has no raw_image\(index\), and the preprocessing no Normalize .*pil_to_tensor",
+    ):
         RawImages([], pil_to_tensor, 4)
     for raw in (RawImages([], pil_to_tensor, 0), RawImages([], ANTS(demo.CLIP).preprocess, 4)):
-        raw.keep(torch.zeros(2, 512), torch.arange(2), torch.tensor([True, True]))  # features: nothing to show
+        raw.keep(
+            torch.zeros(2, 512), torch.arange(2), torch.tensor([True, True])
+        )  # features: nothing to show
         with pytest.raises(KeyError):
             raw[0]
 
 
 def test_the_tests_that_the_table_of_faults_names_exist():
     tests = Path(__file__).parent
-    named = set(re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", (tests.parent / "docs/faults.md").read_text("utf-8")))
+    named = set(
+        re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", (tests.parent / "docs/faults.md").read_text("utf-8"))
+    )
     assert len(named) > 40
     texts = {path.name: path.read_text("utf-8") for path in tests.rglob("test_*.py")}
     missing = [name for name in named if f"def {name[1]}(" not in texts[name[0]] and name[1]]

@@ -5,6 +5,7 @@ import json
 import lightning as L
 import pytest
 import torch
+from small import merged
 from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -61,8 +62,12 @@ class RecordingMLLM:
 
 
 def make_model(**changes):
-    words = {"nouns": NOUNS, "adjectives": ADJECTIVES, "keep": 0.7, "num_groups": 5}
-    return ANTS(demo.CLIP, pretrained=None, **{"class_names": ID_CLASSES, **words, **changes})
+    words = {"nouns": NOUNS, "adjectives": ADJECTIVES, "keep": 0.7}
+    return ANTS(
+        demo.CLIP,
+        pretrained=None,
+        **merged(changes, {"class_names": ID_CLASSES, "negatives": words, "num_groups": 5}),
+    )
 
 
 def tensors(model, drawn, label=None):
@@ -83,13 +88,18 @@ def mixed(model, seed):
 
 def make_trainer(folder, *callbacks):
     return L.Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=folder, callbacks=[*callbacks, Report()],
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[*callbacks, Report()],
+    )
 
 
 def memory(mllm, **settings):
-    return NegativeMemory(mllm, refresh_every=2, min_images=20, delta=0.5, **settings)
+    return NegativeMemory(mllm, schedule={"every": 2, "min_images": 20}, vsnl={"delta": 0.5}, **settings)
 
 
 def read(folder):
@@ -161,7 +171,9 @@ def test_mllm_that_always_raises_leaves_neglabel(tmp_path):
     trainer = make_trainer(tmp_path, memory(mllm, on_failure="continue"))
     trainer.test(model, ForeignDataModule(mixed(model, 1)[0]), verbose=False)
     stream = read(tmp_path)["streams"]["test"]
-    assert stream["mllm_failures"] == stream["mllm_calls"] == mllm.asked - 1 > 0  # the first question was a picture alone
+    assert (
+        stream["mllm_failures"] == stream["mllm_calls"] == mllm.asked - 1 > 0
+    )  # the first question was a picture alone
     assert stream["scores"]["ants"] == pytest.approx(stream["scores"]["neglabel"], abs=1e-3)
 
 
@@ -216,34 +228,57 @@ def test_a_foreign_set_with_attributes_of_our_names_is_no_stream_of_ours(tmp_pat
     assert "stream" not in read(tmp_path)["streams"]["test"]
 
 
-@pytest.mark.parametrize("shape", ["dict in a dict", "list in a dict", "list in a list", "batches as loaders"])
+@pytest.mark.parametrize(
+    "shape", ["dict in a dict", "list in a dict", "list in a list", "batches as loaders"]
+)
 def test_nested_loaders_are_refused_in_words(tmp_path, shape):
     model = make_model()
     loader = DataLoader(mixed(model, 1)[0], 10)
     batch = next(iter(loader))
     loaders = {
-        "dict in a dict": {"near": {"a": loader}, "far": {"b": loader}}, "list in a dict": {"near": [loader]},
-        "list in a list": [[loader], loader], "batches as loaders": [batch, batch],
-    }[shape]  # fmt: skip
-    with pytest.raises(ValueError, match=r"may return one loader, a list of loaders, or a dict of loaders .* is a (dict|list)"):
+        "dict in a dict": {"near": {"a": loader}, "far": {"b": loader}},
+        "list in a dict": {"near": [loader]},
+        "list in a list": [[loader], loader],
+        "batches as loaders": [batch, batch],
+    }[shape]
+    with pytest.raises(
+        ValueError,
+        match=r"may return one loader, a list of loaders, or a dict of loaders .* is a (dict|list)",
+    ):
         make_trainer(tmp_path).test(model, loaders, verbose=False)
 
 
 def third(kind, n):
     return {
-        "domain": torch.arange(n) // 30, "mask": (torch.arange(n) % 2).float(), "bool mask": torch.arange(n) % 2 == 0,
-        "weight": torch.linspace(0, 1, n), "constant": torch.zeros(n, dtype=torch.long), "negative": torch.arange(n) - 1,
-        "group of each batch": torch.arange(n) // 10 * 10 + torch.arange(n) % 10 // 2, "far off": torch.arange(n) * 1000,
-        "metadata": torch.arange(2 * n).view(n, 2), "place in the batch": torch.arange(n) % 10,
-    }[kind]  # fmt: skip
+        "domain": torch.arange(n) // 30,
+        "mask": (torch.arange(n) % 2).float(),
+        "bool mask": torch.arange(n) % 2 == 0,
+        "weight": torch.linspace(0, 1, n),
+        "constant": torch.zeros(n, dtype=torch.long),
+        "negative": torch.arange(n) - 1,
+        "group of each batch": torch.arange(n) // 10 * 10 + torch.arange(n) % 10 // 2,
+        "far off": torch.arange(n) * 1000,
+        "metadata": torch.arange(2 * n).view(n, 2),
+        "place in the batch": torch.arange(n) % 10,
+    }[kind]
 
 
 @pytest.mark.parametrize("sized", [True, False])
 @pytest.mark.parametrize(
     "kind",
-    ["domain", "mask", "bool mask", "weight", "constant", "negative", "group of each batch", "metadata", "place in the batch",
-     "far off"],
-)  # fmt: skip
+    [
+        "domain",
+        "mask",
+        "bool mask",
+        "weight",
+        "constant",
+        "negative",
+        "group of each batch",
+        "metadata",
+        "place in the batch",
+        "far off",
+    ],
+)
 def test_a_third_element_that_is_no_index_is_refused_in_words(tmp_path, kind, sized):
     model = make_model()
     data, _ = mixed(model, 1)
@@ -252,7 +287,9 @@ def test_a_third_element_that_is_no_index_is_refused_in_words(tmp_path, kind, si
     if (kind, sized) == ("far off", False):  # numbers of any size may be indices where the size is not known
         make_trainer(tmp_path).test(model, loader, verbose=False)
         return
-    with pytest.raises(ValueError, match=r"index.*must be the place of each image in its data set; leave out what is"):
+    with pytest.raises(
+        ValueError, match=r"index.*must be the place of each image in its data set; leave out what is"
+    ):
         make_trainer(tmp_path).test(model, loader, verbose=False)
 
 
@@ -264,7 +301,10 @@ def test_an_index_in_any_order_and_of_a_part_of_a_set_is_taken(tmp_path):
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
     for _ in range(2):  # a run does not know the indices of the one before
         predicted = trainer.predict(model, DataLoader(part, 7))
-        assert torch.cat([batch["index"] for batch in predicted]).tolist() == list(range(2 * N - 1, 0, -1))[:60:2]
+        assert (
+            torch.cat([batch["index"] for batch in predicted]).tolist()
+            == list(range(2 * N - 1, 0, -1))[:60:2]
+        )
 
 
 def test_label_beyond_the_class_names(tmp_path):
@@ -294,7 +334,8 @@ def test_bad_class_names_of_the_data_module(tmp_path, class_names, of_the_data, 
 
 
 @pytest.mark.parametrize(
-    ("names", "message"), [([], "no class names"), (["cat", "dog", "cat"], "twice.*cat"), (["cat", ""], "class name 1")]
+    ("names", "message"),
+    [([], "no class names"), (["cat", "dog", "cat"], "twice.*cat"), (["cat", ""], "class name 1")],
 )
 def test_bad_class_names_of_the_model(names, message):
     with pytest.raises(ValueError, match=message):
@@ -306,13 +347,13 @@ def test_missing_word_file(tmp_path, which):
     path = str(tmp_path / "no such words.txt")
     mllm = RecordingMLLM()
     with pytest.raises((OSError, ValueError), match=r"no such words\.txt"):
-        model = make_model(**{which: path})
+        model = make_model(negatives={which: path})
         make_trainer(tmp_path, memory(mllm)).test(model, ForeignDataModule(mixed(model, 1)[0]), verbose=False)
     assert mllm.device is None
 
 
 def test_no_negative_labels_for_the_callback(tmp_path):
-    model = make_model(nouns=[], adjectives=[])
+    model = make_model(negatives={"nouns": [], "adjectives": []})
     module = ForeignDataModule(mixed(model, 1)[0])
     with pytest.raises(ValueError, match="negative labels"):
         make_trainer(tmp_path, memory(RecordingMLLM())).test(model, module, verbose=False)

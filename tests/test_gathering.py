@@ -19,9 +19,11 @@ def value(rank):
 def rows(rank):
     n, generator = LENGTHS[rank], torch.Generator().manual_seed(rank)
     return {
-        "a": torch.rand(n, 4, generator=generator), "b": torch.arange(n) + 10 * rank, "c": torch.rand(n, generator=generator) > 0.5,
+        "a": torch.rand(n, 4, generator=generator),
+        "b": torch.arange(n) + 10 * rank,
+        "c": torch.rand(n, generator=generator) > 0.5,
         "d": torch.full((n,), torch.nan, dtype=torch.float64),
-    }  # fmt: skip
+    }
 
 
 def work(rank, store, results):
@@ -51,7 +53,9 @@ def test_every_rank_gets_what_all_hold(tmp_path):
         assert several and values == [value(rank) for rank in range(3)] and empty == [[0, 7]] * 3
         for part, wanted in zip(parts, expected, strict=True):
             assert len(part["d"]) == len(part["b"]) and all(math.isnan(x) for x in part["d"])
-            assert {k: v for k, v in part.items() if k != "d"} == {k: v for k, v in wanted.items() if k != "d"}
+            assert {k: v for k, v in part.items() if k != "d"} == {
+                k: v for k, v in wanted.items() if k != "d"
+            }
 
 
 def test_alone_it_gives_back_what_it_got():

@@ -165,7 +165,13 @@ def test_an_empty_stream_is_an_error():
 
 @pytest.mark.parametrize(
     ("scores", "label", "prediction"),
-    [((4, 3), (4,), (4,)), ((4,), (4,), (4,)), ((3, 2), (4,), (4,)), ((4, 2), (4,), (3,)), ((4, 2), (4, 1), (4, 1))],
+    [
+        ((4, 3), (4,), (4,)),
+        ((4,), (4,), (4,)),
+        ((3, 2), (4,), (4,)),
+        ((4, 2), (4,), (3,)),
+        ((4, 2), (4, 1), (4, 1)),
+    ],
 )
 def test_shapes_that_do_not_fit_are_named_and_not_taken(scores, label, prediction):
     metric = filled([example()])
@@ -200,11 +206,15 @@ def test_each_ood_set_of_a_stream_is_measured_against_all_id_images():
         rows = [i for i, y in enumerate(label.tolist()) if y >= 0 or y == -1 - number]
         assert of["n_ood"] == label.tolist().count(-1 - number)
         for i, score in enumerate("ab"):
-            assert of["scores"][score] == pytest.approx(reference(scores[rows, i], label[rows] < 0), abs=2e-6), (name, score)
+            assert of["scores"][score] == pytest.approx(
+                reference(scores[rows, i], label[rows] < 0), abs=2e-6
+            ), (name, score)
 
 
 def test_ood_sets_by_hand():
-    label = torch.tensor([0, 0, -1, -1, -2])  # ID at 1 and 2; set a at 3 and 1.5: 3 of 4 pairs are in order; set b at 0: none is
+    label = torch.tensor(
+        [0, 0, -1, -1, -2]
+    )  # ID at 1 and 2; set a at 3 and 1.5: 3 of 4 pairs are in order; set b at 0: none is
     metric = OODMetrics(["s"], ["a", "b"])
     metric.update(torch.tensor([1, 2, 3, 1.5, 0])[:, None], label, label)
     found = metric.compute()

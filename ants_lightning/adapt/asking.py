@@ -1,5 +1,6 @@
 """`Asker`: shares the questions to the MLLM over the ranks, and brings the answers together."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
@@ -10,8 +11,11 @@ from torch import Tensor
 from ants_lightning.adapt.bank import Rows
 from ants_lightning.data.raw import RawImages
 from ants_lightning.distributed import gather_json
+from ants_lightning.mllm.first_question import ask_first
 from ants_lightning.mllm.guard import Guard
 from ants_lightning.mllm.record import Asked
+
+logger = logging.getLogger(__name__)
 
 Sentences = dict[int, str | None]  # by row of the bank
 Names = dict[str, list[str] | None]  # similar names by class
@@ -26,14 +30,16 @@ class Asker:
         guard: the MLLM.
         images: of the stream.
         rank, world: which share, of how many.
-        similar_images: show an image beside a class name (VSNL with eyes).
+        show_images: show an image beside a class name (VSNL with eyes).
         on_failure: `raise`: `exchange` raises on all ranks when the MLLM of one of them did.
     """
 
-    def __init__(self, guard: Guard, images: RawImages, rank: int, world: int, similar_images: bool, on_failure: str) -> None:
+    def __init__(
+        self, guard: Guard, images: RawImages, rank: int, world: int, show_images: bool, on_failure: str
+    ) -> None:
         guard.reset()
         self.guard, self.images, self.rank, self.world = guard, images, rank, world
-        self.similar_images, self.on_failure = similar_images, on_failure
+        self.show_images, self.on_failure = show_images, on_failure
         self.counts = dict(guard.counts)  # of all ranks
         self.cause = guard.error  # the last error of any rank, of the stream before at first
 
@@ -58,7 +64,7 @@ class Asker:
 
     def similar_classes(self, bank: Rows, negative: Tensor, names: Mapping[int, str], count: int) -> Names:
         """`similar_names` of classes by ID label (eq. 11); with eyes the rank with the negative image of lowest S_nl shows it."""
-        if not self.similar_images:
+        if not self.show_images:
             return self.similar_names(list(names.values()), count)
         share = dict[int, int | None]()
         for place, c in enumerate(names):
@@ -72,7 +78,9 @@ class Asker:
             found |= self._similar_by_eye(bank, part, names, count)
         return found
 
-    def _similar_by_eye(self, bank: Rows, rows: Mapping[int, int | None], names: Mapping[int, str], count: int) -> Names:
+    def _similar_by_eye(
+        self, bank: Rows, rows: Mapping[int, int | None], names: Mapping[int, str], count: int
+    ) -> Names:
         images = self._images(bank, [row for row in rows.values() if row is not None])
         shown = [None if row is None else images.get(row) for row in rows.values()]
         mine = [names[c] for c in rows]
@@ -113,3 +121,29 @@ class Asker:
         """Become what `state` told."""
         self.counts, self.cause = state["counts"], state["cause"]
         self.guard.restore(state["guard"])
+
+
+def ask_before_the_stream(guard: Guard, name: str, count: int, go_on: bool) -> None:
+    """Refuse to begin with an MLLM that cannot answer; on all ranks, so that none waits for another.
+
+    Args:
+        guard: the MLLM.
+        name: an ID class.
+        count: how many similar names are asked for.
+        go_on: warn in place of a RuntimeError.
+    """
+    try:
+        with guard.question():
+            why, slow = ask_first(guard.mllm, name, count), ""
+    except TimeoutError as error:
+        why, slow = "", f"TimeoutError: {error}"
+    whys = [f"rank {i}: {one}" for i, one in enumerate(gather_json(why)) if one]
+    if whys and not go_on:
+        raise RuntimeError(
+            f"the MLLM cannot answer, so nothing would be learnt from the streams: {'; '.join(whys)}. Mend it, give "
+            "NegativeMemory no MLLM to evaluate MCM and NegLabel alone, or run all the same with "
+            "NegativeMemory(on_failure='continue')"
+        )
+    if whys or slow:
+        reason = slow or "; ".join(whys)
+        logger.warning("before the stream the MLLM gave no answer; the run goes on all the same: %s", reason)

@@ -2,11 +2,10 @@
 
 import logging
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-import inflect
 import torch
 from torch import Tensor
 
@@ -34,7 +33,9 @@ def synonyms() -> dict[str, list[str]]:
     for _, *nouns in synsets("nouns"):
         meant = [noun for noun in nouns if not noun.startswith("~")]
         for noun in meant:
-            found.setdefault(fold(noun), []).extend([*meant, *(noun[1:] for noun in nouns if noun.startswith("~"))])
+            found.setdefault(fold(noun), []).extend(
+                [*meant, *(noun[1:] for noun in nouns if noun.startswith("~"))]
+            )
     return found
 
 
@@ -44,6 +45,8 @@ def forms(name: str) -> set[str]:
     >>> sorted(forms("T-shirt"))
     ['jersey', 'jerseys', 'teeshirt', 'teeshirts', 'tshirt', 'tshirts']
     """
+    import inflect
+
     words = inflect.engine()
     singular = _inflected(words.singular_noun, name)
     nouns = {name, singular, *synonyms().get(fold(name), []), *synonyms().get(fold(singular), [])}
@@ -71,13 +74,21 @@ class Hygiene:
 
     def __init__(
         self, class_names: Sequence[str], id_text: Tensor, max_id_similarity: float | None, names: bool = True
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.names = set[str]().union(*map(forms, class_names)) if names else set[str]()
         self.id_text, self.max_id_similarity = id_text, max_id_similarity
 
     def is_id_name(self, text: str) -> bool:
         """Whether a text is the name of an ID class: case, plural, hyphens and WordNet synonyms aside."""
         return fold(text) in self.names
+
+    def distinct(self, labels: Iterable[str]) -> list[str]:
+        """The first spelling of each label, without names of ID classes and what holds no letter or digit."""
+        found = dict[str, str]()
+        for label in labels:
+            if fold(label) and not self.is_id_name(label):
+                found.setdefault(fold(label), label)
+        return list(found.values())
 
     def far_enough(self, features: Tensor) -> Tensor:
         """Which of the text features `(n, d)` are not too close to an ID class, `(n,)`."""

@@ -10,11 +10,36 @@ from pathlib import Path
 
 # Names of the lexicographer files by their number, lexnames(5WN), without "noun." and "adj.".
 FILES = {
-    0: "all", 1: "pert", 3: "Tops", 4: "act", 5: "animal", 6: "artifact", 7: "attribute", 8: "body", 9: "cognition",
-    10: "communication", 11: "event", 12: "feeling", 13: "food", 14: "group", 15: "location", 16: "motive", 17: "object",
-    18: "person", 19: "phenomenon", 20: "plant", 21: "possession", 22: "process", 23: "quantity", 24: "relation", 25: "shape",
-    26: "state", 27: "substance", 28: "time", 44: "ppl",
-}  # fmt: skip
+    0: "all",
+    1: "pert",
+    3: "Tops",
+    4: "act",
+    5: "animal",
+    6: "artifact",
+    7: "attribute",
+    8: "body",
+    9: "cognition",
+    10: "communication",
+    11: "event",
+    12: "feeling",
+    13: "food",
+    14: "group",
+    15: "location",
+    16: "motive",
+    17: "object",
+    18: "person",
+    19: "phenomenon",
+    20: "plant",
+    21: "possession",
+    22: "process",
+    23: "quantity",
+    24: "relation",
+    25: "shape",
+    26: "state",
+    27: "substance",
+    28: "time",
+    44: "ppl",
+}
 
 
 def synset_lines(data: str, index: str) -> list[str]:
@@ -35,7 +60,9 @@ def synset_lines(data: str, index: str) -> list[str]:
     for line in data.splitlines():
         if not line.startswith("  "):
             offset, file, _, count, *rest = line.split(" ")
-            words = [re.sub(r"\((a|p|ip)\)$", "", word) for word in rest[: 2 * int(count, 16) : 2]]  # where an adjective may stand
+            words = [
+                re.sub(r"\((a|p|ip)\)$", "", word) for word in rest[: 2 * int(count, 16) : 2]
+            ]  # where an adjective may stand
             synonyms = [word if first[word.lower()] == offset else f"~{word}" for word in words]
             lines.append("\t".join([FILES[int(file)], *synonyms]).replace("_", " "))
     return lines

@@ -6,17 +6,34 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ants_lightning.clip.settings import Negatives
+from ants_lightning.clip.towers import gives_patches
+from ants_lightning.clip.vocabulary import Vocabulary
 from ants_lightning.common.exact import ExactBuffers
 from ants_lightning.common.settings import plain
 
-if TYPE_CHECKING:
-    from ants_lightning.adapt.bank import Rows
-    from ants_lightning.ants import ANTS
+
+@dataclass(frozen=True)
+class DetectorInputs:
+    """What a score may take from the detector when a run starts.
+
+    Features are L2-normalised, float32, on the detector's device.
+    """
+
+    id_text: Tensor  # t, (C, d)
+    negative_text: Tensor  # N_nl, (M, d), as mined; M = 0 without negative labels
+    vocabulary: Vocabulary  # candidates for negative labels, without ID class names
+    mining: Negatives  # how N_nl was mined from the candidates
+    temperature: float  # τ
+    num_groups: int  # G
+    image_size: tuple[int, int]  # height and width that the image tower takes
+    encode_text: Callable[[Sequence[str]], Tensor]  # from n texts to (n, d)
+    encode_image: Callable[[Tensor], Tensor]  # from preprocessed images (n, 3, h, w) to (n, d)
 
 
 @dataclass(frozen=True)
@@ -26,96 +43,113 @@ class Seen:
     features: Tensor  # v, (n, d), L2-normalised
     id_cosine: Tensor  # with the ID texts, (n, C)
     negative_cosine: Tensor  # with N_nl in the order of its groups, (n, M); M = 0 without negative labels
-    patches: Tensor | None = None  # patch features in the text space, (n, p, d), L2-normalised; None: the tower gives none
+    patches: Tensor | None = None  # patch features, (n, p, d), L2-normalised; None: the tower gives none
 
 
 class Baseline(ExactBuffers):
-    """An OOD score of another paper. Tensors are non-persistent buffers, replaced and never edited in place.
+    """An OOD score of another paper: `(n,)`, larger = more OOD, of any range.
 
-    A score is `(n,)`, larger = more OOD, of any range. Under `NegativeMemory` a baseline that learns from the stream does so at
-    sync points only, from rows that are the same on every rank: so any number of GPUs gives the same scores.
+    Tensors are non-persistent buffers, replaced and never edited in place. Under `NegativeMemory` a baseline
+    learns from the stream at sync points only, from the same images on every rank, so that the scores do not
+    depend on the number of GPUs.
     """
 
-    name = ""  # of the column, and of the key in results.json
-    needs_negatives = False  # N_nl
-    needs_patches = False
-    asks_similar = False  # names similar to each ID class, of the MLLM
-    learned: tuple[str, ...] = ()  # the tensors that `learn` and `take_similar` change
+    name = ""  # of the column, and the key in results.json
+    needs_negatives = False  # whether it cannot do without N_nl
+    needs_patches = False  # whether it cannot do without patch features
+    asks_similar = False  # whether it wants the MLLM's names similar to each ID class (`take_similar`)
+    learned: tuple[str, ...] = ()  # names of the tensors that `learn` and `take_similar` change
 
-    settings: dict[str, Any]  # the arguments it was made with, defaults too
+    settings: dict[str, Any]  # the arguments it was made with, and the defaults of the others
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Keep the arguments of each baseline, as plain Python, before its constructor runs."""
+        """Make the constructor of a subclass keep its arguments in `settings`."""
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
             cls.__init__ = _keeps_settings(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self) -> None:
         super().__init__()
-        vars(self).setdefault("settings", {})
+        if "settings" not in vars(self):
+            self.settings = {}
 
-    def prepare(self, model: ANTS) -> None:
-        """At the start of a run: take texts and settings from the model, with ID texts and N_nl ready; ends as `reset` does."""
+    def prepare(self, inputs: DetectorInputs) -> None:
+        """Begin a run: take texts and settings, and do what `reset` does."""
 
     def reset(self) -> None:
-        """A stream begins: forget what the one before taught."""
+        """Begin a stream: forget what was learnt."""
 
     def forward(self, seen: Seen) -> Tensor:
         """OOD scores `(n,)` of a batch."""
         raise NotImplementedError
 
-    def learn(self, rows: Rows) -> None:
-        """Take the images since the last sync point, in stream order: `features` (n, d), `id_score` (n,), `prediction` (n,)."""
+    def learn(self, images: Mapping[str, Tensor]) -> None:
+        """Learn from the images since the last sync point, in stream order.
 
-    def take_similar(self, model: ANTS, names: Mapping[str, Sequence[str]]) -> None:
-        """Take similar names by ID class name, once the MLLM gave them; classes may be missing."""
+        Args:
+            images: columns with one row an image: `features` `(n, d)`, `id_score` `(n,)`, `prediction`
+                `(n,)`.
+        """
+
+    def take_similar(self, similar_text: Tensor) -> None:
+        """Take what the MLLM named as similar to any ID class, as soon as it has.
+
+        Args:
+            similar_text: features of the names, in the prompt of the ID classes, `(L, d)`. No name is an ID
+                class or another spelling of another one.
+        """
 
     def state(self) -> dict[str, Tensor]:
-        """What the stream taught; see `ANTS.state`."""
+        """What was learnt; see `ANTS.state`."""
         return {name: getattr(self, name) for name in self.learned}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Become what `state` told, after `prepare`."""
+        """Return to a `state`, after `prepare`."""
         for name in self.learned:
             setattr(self, name, state[name])
 
     def hold(self, *names: str) -> None:
-        """Register empty non-persistent buffers, to be replaced."""
+        """Register empty non-persistent buffers under these names; real tensors replace them later."""
         for name in names:
             self.register_buffer(name, torch.empty(0), persistent=False)
 
 
 def _keeps_settings(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that keeps its arguments, as plain Python, in `settings` before it runs."""
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def keep(self: Baseline, *args: Any, **kwargs: Any) -> None:
-        args, kwargs = tuple(map(plain, args)), {name: plain(value) for name, value in kwargs.items()}
+        args = tuple(map(plain, args))
+        kwargs = {name: plain(value) for name, value in kwargs.items()}
         given = signature.bind(self, *args, **kwargs)
         given.apply_defaults()
         known = {name: plain(value) for name, value in list(given.arguments.items())[1:]}
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 known |= known.pop(name)
-        vars(self).setdefault("settings", known)  # of a subclass: those of its own constructor, which calls this one
+        # In the constructor of a subclass that calls this one, its own arguments are kept already.
+        if "settings" not in vars(self):
+            self.settings = known
         init(self, *args, **kwargs)
 
     return keep
 
 
-def confident(id_scores: Tensor, threshold: float, gap: float) -> tuple[Tensor, Tensor]:
-    """Which images are surely ID, `S ≥ γ + g(1-γ)`, and which surely OOD, `S < γ - gγ` (AdaNeg and TANL).
+def by_name(baselines: Sequence[Baseline], visual: Any) -> dict[str, Baseline]:
+    """Baselines by name.
 
-    Args:
-        id_scores: S, `(n,)` in [0, 1], larger = more ID.
-        threshold: γ in [0, 1].
-        gap: g in [0, 1].
-
-    Returns:
-        Two masks `(n,)`; both False for those between.
-
-    Example:
-        >>> [mask.tolist() for mask in confident(torch.tensor([0.2, 0.25, 0.5, 0.75]), threshold=0.5, gap=0.5)]
-        [[False, False, False, True], [True, False, False, False]]
+    ValueError for what is no list of baselines, for a name that is taken, and for a baseline that needs patch
+    features where the image tower `visual` gives none.
     """
-    return id_scores >= threshold + gap * (1 - threshold), id_scores < threshold - gap * threshold
+    are_baselines = isinstance(baselines, Sequence) and all(isinstance(one, Baseline) for one in baselines)
+    if not are_baselines:
+        raise ValueError(f"baselines must be a list of baselines, like [MaxLogit()], got {baselines!r:.80}")
+    taken = {"mcm", "neglabel", "ens", "vsnl", "ants"}
+    for baseline in baselines:
+        if baseline.name in taken:
+            raise ValueError(f"two scores with the name {baseline.name!r}")
+        if baseline.needs_patches and not gives_patches(visual):
+            raise ValueError(f"{baseline.name} needs patch features, and {type(visual).__name__} gives none")
+        taken.add(baseline.name)
+    return {baseline.name: baseline for baseline in baselines}

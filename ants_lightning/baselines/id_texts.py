@@ -1,20 +1,14 @@
-"""Baselines that compare an image with the ID texts alone: max-logit, energy and GL-MCM (MCM is in `scoring`)."""
+"""Baselines that compare an image with the ID texts alone: max-logit, energy and GL-MCM."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ants_lightning.baselines.base import Baseline, Seen
+from ants_lightning.baselines.base import Baseline, DetectorInputs, Seen
 from ants_lightning.common.settings import check_not_negative, check_positive
+from ants_lightning.method.chunks import split_rows
 from ants_lightning.method.scores import mcm_from_logits
-
-if TYPE_CHECKING:
-    from ants_lightning.ants import ANTS
-
-_CHUNK = 8_000_000  # cosines of patches at a time
 
 
 def max_logit_score(id_logits: Tensor) -> Tensor:
@@ -27,7 +21,7 @@ def max_logit_score(id_logits: Tensor) -> Tensor:
 
 
 def energy_score(id_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Energy (Liu et al., NeurIPS 2020): `o = E = -T log sum_c exp(f_c / T)` of logits `(n, C)`, `(n,)`, float64.
+    """Energy (Liu et al., NeurIPS 2020): `o = -T log sum_c exp(f_c / T)` of logits `(n, C)`, `(n,)`, float64.
 
     >>> energy_score(torch.zeros(1, 8), temperature=2.0).exp().sqrt().round(decimals=3)
     tensor([0.1250], dtype=torch.float64)
@@ -47,25 +41,25 @@ def local_mcm_score(patches: Tensor, id_text: Tensor, temperature: float = 1.0) 
         `(n,)` in [0, 1 - 1/C], float64.
     """
     best = []
-    for part in patches.float().split(max(1, _CHUNK // (patches.shape[1] * len(id_text)))):
+    for part in split_rows(patches.float(), width=patches.shape[1] * len(id_text)):
         logits = part @ id_text.float().T / temperature  # (part, p, C)
-        surest = (logits.amax(2) - logits.logsumexp(2)).argmax(1)
+        surest = (logits.amax(2) - logits.logsumexp(2)).argmax(1)  # the patch of largest probability, (part,)
         best.append(mcm_from_logits(logits[torch.arange(len(part), device=logits.device), surest]))
     return torch.cat(best)
 
 
 class MaxLogit(Baseline):
-    """Max-logit (Hendrycks et al., "Scaling Out-of-Distribution Detection for Real-World Settings", ICML 2022).
+    """Max-logit (Hendrycks et al., "Scaling Out-of-Distribution Detection…", ICML 2022).
 
-    `o(v) = -max_c v·t_c/τ`, τ of the model; it does not change the order of images.
+    `o(v) = -max_c v·t_c/τ` with τ of the model, which does not change the order of images.
     """
 
     name = "max_logit"
     tau: float
 
-    def prepare(self, model: ANTS) -> None:
+    def prepare(self, inputs: DetectorInputs) -> None:
         """Take τ."""
-        self.tau = float(model.hparams["temperature"])
+        self.tau = inputs.temperature
 
     def forward(self, seen: Seen) -> Tensor:
         """OOD scores `(n,)`."""
@@ -75,10 +69,10 @@ class MaxLogit(Baseline):
 class Energy(Baseline):
     """Energy (Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020).
 
-    `o(v) = -T log sum_c exp(f_c / T)` of CLIP's logits `f_c = v·t_c/τ`, τ of the model.
+    `o(v) = -T log sum_c exp(f_c / T)` of CLIP's logits `f_c = v·t_c/τ`, with τ of the model.
 
     Args:
-        temperature: T, of the paper.
+        temperature: T > 0.
     """
 
     name = "energy"
@@ -89,9 +83,9 @@ class Energy(Baseline):
         check_positive(temperature=temperature)
         self.temperature = temperature
 
-    def prepare(self, model: ANTS) -> None:
+    def prepare(self, inputs: DetectorInputs) -> None:
         """Take τ."""
-        self.tau = float(model.hparams["temperature"])
+        self.tau = inputs.temperature
 
     def forward(self, seen: Seen) -> Tensor:
         """OOD scores `(n,)`, float64."""
@@ -101,7 +95,8 @@ class Energy(Baseline):
 class GLMCM(Baseline):
     """GL-MCM (Miyai et al., "Global and Local Maximum Concept Matching", IJCV 2025, arXiv 2304.04521).
 
-    `o(v) = (1 - MCM(v)) + λ (1 - max_p MCM(v_p))`, patches p; in [0, 1 + λ]. Prompts are those of the model.
+    `o(v) = (1 - MCM(v)) + λ (1 - max_p MCM(v_p))` in [0, 1 + λ], over the patches p. Prompts are those of the
+    model.
 
     Args:
         local_weight: λ ≥ 0; 1 in the authors' code.
@@ -119,9 +114,9 @@ class GLMCM(Baseline):
         self.local_weight, self.temperature = local_weight, temperature
         self.hold("id_text")
 
-    def prepare(self, model: ANTS) -> None:
+    def prepare(self, inputs: DetectorInputs) -> None:
         """Take the ID texts."""
-        self.id_text = model.id_text
+        self.id_text = inputs.id_text
 
     def forward(self, seen: Seen) -> Tensor:
         """OOD scores `(n,)`, float64; ValueError without patch features."""

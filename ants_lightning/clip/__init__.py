@@ -1,1 +1,1 @@
-"""All that touches the two towers of CLIP: texts, their features, words."""
+"""CLIP: its two towers, texts and their features, and the words that texts are made of."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class ExactBuffers(nn.Module):
     """A module whose own buffers move between devices, but keep their dtype.
 
-    Features are float32 and are compared in float32. Lightning's `bf16-true`, `16-true` and `64-true` cast whole modules; that is
-    for the towers, which make the features.
+    Features are float32 and are compared in float32. Lightning's `bf16-true`, `16-true` and `64-true` cast
+    whole modules, which is meant for the towers that make the features.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

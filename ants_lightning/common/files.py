@@ -8,7 +8,7 @@ from uuid import uuid4
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that others see all of it or the one before; its folder is made."""
+    """Write a file so that others see all of it or the file before; its folder is made where missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid4().hex}.part")
     try:
@@ -19,7 +19,15 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def swap_folder(path: Path, files: Mapping[str, bytes], own: Collection[str]) -> None:
-    """Replace the files `own` of a folder by `files`: a new folder is written beside and takes its place; other files go over."""
+    """Replace some files of a folder all at once, or leave it as it is.
+
+    A new folder is written beside it and takes its place; all other files move to the new one.
+
+    Args:
+        path: the folder, made where missing; NotADirectoryError for a file.
+        files: the new files, content by name.
+        own: names of the files to replace; one that has no new content is removed.
+    """
     path = path.resolve()
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is no folder")

@@ -1,4 +1,4 @@
-"""`RunFolder`: the folder that one run writes to. What this package did not write there is never replaced or removed."""
+"""`RunFolder`: the folder that one run writes to; files of others in it are never replaced or removed."""
 
 import hashlib
 import json
@@ -21,13 +21,16 @@ from ants_lightning.distributed import gather_json
 MARKER = ".ants_lightning.json"
 LOCK = ".ants_lightning.lock"
 _FORMAT = 1
-_GROWING = "growing"  # in place of a hash; of a run that was killed it stays
+_GROWING = "growing"  # in place of the hash of a file that is not whole yet
 _LONGEST = 120  # characters of a file name, so that there is room for suffixes
-_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{kind}{i}" for kind in ("COM", "LPT") for i in range(10))}  # of Windows
+_PORTS = (f"{kind}{i}" for kind in ("COM", "LPT") for i in range(10))
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *_PORTS}  # names that Windows gives to no file
 
 
 def file_name(name: str) -> str:
-    """A file name of at most 120 ASCII characters for any text, another one for each: as in a URL, or shortened, with a hash.
+    """A file name for any text: at most 120 ASCII characters, different for different texts.
+
+    The text is quoted as in a URL; if that is too long or no file name, it is shortened and ends with a hash.
 
     >>> file_name("near set/2"), file_name("..")
     ('near%20set%2F2', '__=5ec1f7e700f37c3d')
@@ -36,17 +39,19 @@ def file_name(name: str) -> str:
     is_device = quoted.split(".")[0].upper() in _DEVICES
     if quoted and len(quoted) <= _LONGEST and not is_device and not quoted.endswith("."):
         return quoted
-    mark = "=" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]  # no quoted text holds a "="
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    mark = f"={digest[:16]}"  # no quoted text holds a "="
     head = re.sub("%[^%]?$", "", quoted[: _LONGEST - len(mark)])
     return head.replace(".", "_") + mark
 
 
 class RunFolder:
-    """The folder of one run: locked while the run goes, with a list of what runs wrote there (`.ants_lightning.json`).
+    """The folder of one run: locked while the run goes, with a list of the files that runs wrote there.
 
-    The list has the SHA-256 of each file as it was written. A file that is not in it, or was edited since, is somebody else's: it
-    stays as it is, and FileExistsError is what those who would write it get. Only the first rank reads and writes; the others meet
-    it in `claim`. Names are relative to the folder.
+    The list, `.ants_lightning.json`, has the SHA-256 of each file as it was written. A file that is not in
+    the list, or was edited since, belongs to somebody else: it stays as it is, and an attempt to write it is
+    a FileExistsError. Only the first rank reads and writes; the other ranks take part in `claim` alone. Names
+    are relative to the folder.
 
     Args:
         path: made by the first claim.
@@ -63,15 +68,17 @@ class RunFolder:
         self._files = dict[str, list[str]]()  # hashes by name, the newest first
         self._made = list[str]()  # folders
         self._growing = set[str]()
+        self._run: dict[str, Any] | None = None  # the process that holds the folder
 
     def claim(self, who: Any, *needed: str) -> None:
-        """Make the folder this run's; all ranks at once, before the first batch, and all raise what the first meets.
+        """Take the folder for this run, before its first batch.
 
-        OSError, with folder and reason, where it cannot be written. ValueError where another run is under way in it, or a file that
-        is needed is there and is not ours.
+        All ranks call it at once, and all raise what the first rank meets: an OSError, with folder and
+        reason, where the folder cannot be written; a ValueError where another run is under way in it, or a
+        needed file is not ours.
 
         Args:
-            who: wants to write there, and releases what it has claimed.
+            who: the object that wants to write there; it calls `release` at the end.
             needed: names of files that it must be able to write.
         """
         kind = told = ""
@@ -80,12 +87,14 @@ class RunFolder:
                 self._take(who)
                 if theirs := [name for name in needed if not self.is_ours(name)]:
                     raise ValueError(
-                        f"{self.path} holds {', '.join(theirs)}, which no run wrote, or which was edited since, and which this run "
-                        "would replace: move it away, or give the run a folder of its own (default_root_dir of the trainer)"
+                        f"{self.path} holds {', '.join(theirs)}, which no run wrote, or which was edited "
+                        "since, and which this run would replace: move it away, or give the run a folder of "
+                        "its own (default_root_dir of the trainer)"
                     )
-            except (OSError, ValueError) as error:
-                kind = "OSError" if isinstance(error, OSError) else "ValueError"
-                told = f"the folder of the run, {self.path}, cannot be written: {error}" if kind == "OSError" else str(error)
+            except OSError as error:
+                kind, told = "OSError", f"the folder of the run, {self.path}, cannot be written: {error}"
+            except ValueError as error:
+                kind, told = "ValueError", str(error)
         kind, told = gather_json([kind, told])[0]
         if kind:
             self.release(who)
@@ -99,15 +108,16 @@ class RunFolder:
                 lock.acquire()
             except Timeout:
                 raise ValueError(
-                    f"another run{_holder(self.path)} is under way in {self.path}: give this one a folder of its own "
-                    "(default_root_dir of the trainer)"
+                    f"another run{_holder(self.path)} is under way in {self.path}: give this one a folder of "
+                    "its own (default_root_dir of the trainer)"
                 ) from None
             self._lock = lock
             try:
                 content = _read_marker(self.path)
                 self._files, self._made = content.get("files", {}), content.get("folders", [])
                 self._growing, self.incomplete = set(), False
-                self._save({"pid": os.getpid(), "host": socket.gethostname()})
+                self._run = {"pid": os.getpid(), "host": socket.gethostname()}
+                self._save()
             except BaseException:
                 self._lock = None
                 lock.release()
@@ -115,42 +125,48 @@ class RunFolder:
         self._owners = [*(owner for owner in self._owners if owner is not who), who]
 
     def release(self, who: Any) -> None:
-        """Free the folder when the last one has released it; nothing happens where `who` has not claimed it."""
+        """End a claim of `who`, if there is one; the folder is free when all claims have ended."""
         self._owners = [owner for owner in self._owners if owner is not who]
         if self._owners or self._lock is None:
             return
         try:
-            with suppress(OSError):  # a full disk: the list there is good, and only still names this process
-                self._save(None)
+            self._run = None
+            with suppress(OSError):  # a full disk: the list stays good, it only still names this process
+                self._save()
         finally:
             self._lock.release()
             self._lock = None
 
-    def _save(self, *run: dict[str, Any] | None) -> None:
-        """Write the list, and which process has the folder."""
+    def _save(self) -> None:
+        """Write the list."""
         if self._lock is None:
             raise RuntimeError(f"{self.path} is not claimed")
-        if run:
-            self._run = run[0]
         content = {"format": _FORMAT, "run": self._run, "folders": self._made, "files": self._files}
         write_atomically(self.path / MARKER, (json.dumps(content, indent=1) + "\n").encode())
 
     def is_ours(self, name: str) -> bool:
-        """Whether a file may be written: it is not there, or is as a run wrote it."""
+        """Whether a file may be written: it does not exist, or it is as a run wrote it."""
         path = self.path / name
         if self.is_free(name):
             return True
         known = self._files.get(name, [])
-        return bool(known) and path.is_file() and not path.is_symlink() and (_GROWING in known or _hash(path) in known)
+        if not known or not path.is_file() or path.is_symlink():
+            return False
+        return _GROWING in known or _hash(path) in known
 
     def is_free(self, name: str) -> bool:
         """Whether nothing is there under this name."""
         return not os.path.lexists(self.path / name)
 
     def _own(self, hashes: Mapping[str, str]) -> None:
-        """Take files in the list, before they are written: a run that is killed between leaves none that is nobody's."""
+        """Add files, with their hashes to come, to the list.
+
+        That is done before they are written, so that a killed run leaves no file that is not in the list.
+        """
         if theirs := [str(self.path / name) for name in hashes if not self.is_ours(name)]:
-            raise FileExistsError(f"{', '.join(theirs)}: no run wrote it, or it was edited since; it is left alone")
+            raise FileExistsError(
+                f"{', '.join(theirs)}: no run wrote it, or it was edited since; it is left alone"
+            )
         for name, new in hashes.items():
             self._files[name] = [new] if self.is_free(name) else [new, _hash(self.path / name)]
         self._save()
@@ -161,26 +177,29 @@ class RunFolder:
         write_atomically(self.path / name, content)
 
     def check_folder(self, name: str, own: Collection[str]) -> None:
-        """FileExistsError where one of the files `own` of a folder is not ours."""
+        """Raise a FileExistsError where one of the files `own` of a folder is not ours."""
         for file in own:
             if not self.is_ours(f"{name}/{file}"):
-                raise FileExistsError(f"{self.path / name / file}: no run wrote it, or it was edited since; it is left alone")
+                raise FileExistsError(
+                    f"{self.path / name / file}: no run wrote it, or it was edited since; it is left alone"
+                )
 
     def write_folder(self, name: str, files: Mapping[str, bytes], own: Collection[str]) -> None:
-        """Replace the files `own` of a folder by `files`, all at once (`swap_folder`). OSError as in `write`."""
+        """Replace the files `own` of a folder by `files` (`swap_folder`). OSError as in `write`."""
         self.check_folder(name, own)
-        self._own({f"{name}/{file}": hashlib.sha256(content).hexdigest() for file, content in files.items()})
+        hashes = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+        self._own({f"{name}/{file}": digest for file, digest in hashes.items()})
         swap_folder(self.path / name, files, own)
 
     def begin(self, *names: str) -> None:
-        """Files that grow from now on, batch by batch; `put` or `finish` when they are whole. OSError as in `write`."""
+        """Note files that grow batch by batch, until `put` or `finish` is called. OSError as in `write`."""
         if twice := self._growing & set(names):
             raise FileExistsError(f"{', '.join(sorted(twice))} in {self.path}: written by two at once")
         self._own(dict.fromkeys(names, _GROWING))
         self._growing |= set(names)
 
     def finish(self, *names: str) -> None:
-        """Files of `begin` are as they stay, or not there any more."""
+        """Note that files of `begin` are whole now, or were removed."""
         self._growing -= set(names)
         for name in names:
             if (self.path / name).is_file():
@@ -190,9 +209,13 @@ class RunFolder:
         self._save()
 
     def put(self, new: Path, name: str) -> None:
-        """Move a whole file, on the same disk, to its name. OSError as in `write`."""
+        """Move a finished file, from the same disk, to its name in the folder. OSError as in `write`."""
         self._own({name: _hash(new)})
         new.replace(self.path / name)
+
+    def mark_incomplete(self) -> None:
+        """Note that the results of this run could not be written here."""
+        self.incomplete = True
 
     def remove(self, *names: str) -> None:
         """Remove those of the files that are ours."""
@@ -209,7 +232,7 @@ class RunFolder:
         (self.path / name).rename(self.path / to)
 
     def make_folder(self, name: str) -> Path:
-        """A folder in it, made where it isn't there."""
+        """The path of a subfolder, which is made where missing."""
         path = self.path / name
         if not path.is_dir():
             path.mkdir()
@@ -218,9 +241,9 @@ class RunFolder:
         return path
 
     def remove_folder(self, name: str) -> None:
-        """Remove a folder of `make_folder`, of this run or one before, if nothing is left in it."""
+        """Remove a subfolder that this or an earlier run made with `make_folder`, if it is empty."""
         if name in self._made:
-            with suppress(OSError):  # somebody keeps files there
+            with suppress(OSError):  # it is not empty: somebody keeps files there
                 (self.path / name).rmdir()
                 self._made = [folder for folder in self._made if folder != name]
                 self._save()
@@ -230,7 +253,10 @@ _folders = WeakKeyDictionary[L.Trainer, dict[Path, RunFolder]]()
 
 
 def run_folder(trainer: L.Trainer, path: Path | None = None) -> RunFolder:
-    """The folder that the runs of a trainer write to: `trainer.default_root_dir`, or another; one object for all who ask."""
+    """The folder that the runs of a trainer write to: `path`, or `trainer.default_root_dir`.
+
+    All callers with the same trainer and path get the same object.
+    """
     folder = RunFolder(path or trainer.default_root_dir)
     folder = _folders.setdefault(trainer, {}).setdefault(folder.path, folder)
     folder.is_first_rank = trainer.is_global_zero
@@ -238,6 +264,7 @@ def run_folder(trainer: L.Trainer, path: Path | None = None) -> RunFolder:
 
 
 def _hash(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
@@ -246,11 +273,13 @@ def _hash(path: Path) -> str:
 
 
 def _read_marker(folder: Path) -> dict[str, Any]:
-    """The list of a folder, empty where there is none; ValueError for a file of that name that is something else."""
+    """The list of a folder, {} where there is none; ValueError for another file of its name."""
     path = folder / MARKER
     try:
         content = json.loads(path.read_bytes())
-        known = content["format"] == _FORMAT and all(isinstance(hashes, list) for hashes in content["files"].values())
+        known = content["format"] == _FORMAT and all(
+            isinstance(hashes, list) for hashes in content["files"].values()
+        )
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -261,6 +290,7 @@ def _read_marker(folder: Path) -> dict[str, Any]:
 
 
 def _holder(folder: Path) -> str:
+    """Which process holds a folder, in brackets; "" where its list does not tell."""
     try:
         run = _read_marker(folder).get("run") or {}
     except (OSError, ValueError):

@@ -1,9 +1,9 @@
-"""What ordinary Python gives as a setting, as plain Python; and the checks of numbers."""
+"""Settings as plain Python, and checks of them: each raises a ValueError that names the first bad setting."""
 
 import math
 import os
 from collections.abc import Callable, KeysView, Mapping, Sequence, ValuesView
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ _LOCAL = "local-dir:"  # open_clip's mark of a folder
 
 
 def plain(value: Any) -> Any:
-    """A setting as plain Python, so that it can be compared, logged, and written to YAML, JSON and checkpoints.
+    """A setting as plain Python, which can be compared, logged, and written to YAML, JSON and checkpoints.
 
-    Scalars of NumPy and torch become int, float, bool or str; arrays, tensors, Series and Index of pandas, tuples and the keys or
-    values of a dict become lists, mappings dicts, both with plain content; a path becomes a str. Anything else is left as it is.
+    Scalars of NumPy and torch become int, float, bool or str. Arrays, tensors, Series and Index of pandas,
+    tuples and the keys or values of a dict become lists, and mappings become dicts, both with plain content.
+    A path becomes a str. Anything else is left as it is.
 
     >>> from pathlib import PurePath
     >>> plain((np.int64(3), np.array(["star", "ring"]), torch.tensor(0.5), PurePath("words.txt")))
@@ -24,12 +25,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, str):
-        return str.__str__(value)  # of an enum of strings its value
+        return str.__str__(value)  # an enum of strings gives its value
     if isinstance(value, bytes | bytearray):
         return value
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
-    if isinstance(value, torch.Tensor | np.ndarray) or (hasattr(value, "__array__") and hasattr(value, "tolist")):
+    is_array = hasattr(value, "__array__") and hasattr(value, "tolist")
+    if is_array or isinstance(value, torch.Tensor | np.ndarray):
         return _items(value.tolist())
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}
@@ -41,9 +43,10 @@ def _items(value: Any) -> Any:
 
 
 def plain_path(value: Any) -> Any:
-    """A setting that may name a file or folder: `plain`, with `~` as the home folder, also after open_clip's `local-dir:`.
+    """A setting that may name a file or folder, as by `plain`, with the home folder in place of `~`.
 
-    ValueError where there is no such home: no folder named `~` ever comes into being.
+    open_clip's `local-dir:` may stand before the `~`. ValueError where there is no such home, so that no
+    folder named `~` is ever made.
 
     >>> from pathlib import PurePath
     >>> plain_path("~/words.txt") == plain_path(PurePath("~/words.txt")) == os.path.expanduser("~/words.txt")
@@ -55,12 +58,13 @@ def plain_path(value: Any) -> Any:
     before = _LOCAL if value.startswith(_LOCAL) else ""
     path = os.path.expanduser(value.removeprefix(before))
     if path.startswith("~"):
-        raise ValueError(f"no home folder for {value!r}; what is here by that name is {before + os.path.join('.', path)!r}")
+        here = before + os.path.join(".", path)
+        raise ValueError(f"no home folder for {value!r}; what is here by that name is {here!r}")
     return before + path
 
 
-def is_number(value: Any) -> bool:
-    """Whether a plain value is a number; a bool, that counts as one in Python, is none here.
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a plain value is a number; a bool is none, although Python counts it as one.
 
     >>> is_number(3), is_number(0.5), is_number(True), is_number("3")
     (True, True, False, False)
@@ -68,8 +72,17 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def is_share(value: Any) -> TypeGuard[float]:
+    """Whether a plain value is a number in [0, 1].
+
+    >>> is_share(0.5), is_share(1.5), is_share("0.5")
+    (True, False, False)
+    """
+    return is_number(value) and 0 <= value <= 1
+
+
 def check_whole(least: int, **settings: Any) -> None:
-    """Refuse what is no whole number, or one below `least`; the error names the first."""
+    """Raise a ValueError unless each setting is a whole number of at least `least`."""
     for name, value in settings.items():
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"{name} must be a whole number, got {value!r}")
@@ -78,27 +91,44 @@ def check_whole(least: int, **settings: Any) -> None:
 
 
 def check_counts(**settings: Any) -> None:
-    """Refuse what is no whole number of at least 1; the error names the first."""
+    """Raise a ValueError unless each setting is a whole number of at least 1."""
     check_whole(1, **settings)
 
 
 def check_shares(**settings: Any) -> None:
-    """Refuse what is no number in [0, 1]; the error names the first."""
-    _check("lie in [0, 1]", lambda value: 0 <= value <= 1, settings)
+    """Raise a ValueError unless each setting is a number in [0, 1]."""
+    _check("lie in [0, 1]", is_share, settings)
+
+
+def check_positive_shares(**settings: Any) -> None:
+    """Raise a ValueError unless each setting is a number in (0, 1]."""
+    _check("lie in (0, 1]", lambda value: 0 < value <= 1, settings)
 
 
 def check_positive(**settings: Any) -> None:
-    """Refuse what is no positive, finite number; the error names the first."""
+    """Raise a ValueError unless each setting is a positive, finite number."""
     _check("be positive", lambda value: 0 < value < math.inf, settings)
 
 
 def check_not_negative(**settings: Any) -> None:
-    """Refuse what is no finite number of at least 0; the error names the first."""
+    """Raise a ValueError unless each setting is a finite number of at least 0."""
     _check("be at least 0", lambda value: 0 <= value < math.inf, settings)
 
 
+def check_cosines(**settings: Any) -> None:
+    """Raise a ValueError unless each setting is a number in [-1, 1]."""
+    _check("be a cosine, in [-1, 1]", lambda value: -1 <= value <= 1, settings)
+
+
+def check_choice(known: Sequence[str], **settings: Any) -> None:
+    """Raise a ValueError unless each setting is one of the known words."""
+    for name, value in settings.items():
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
 def check_flags(**settings: Any) -> None:
-    """Refuse what is neither True nor False; the error names the first."""
+    """Raise a ValueError unless each setting is True or False."""
     for name, value in settings.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be true or false, got {value!r}")

@@ -1,4 +1,4 @@
-"""Text that does nothing where it is shown: no control characters, no line breaks; also in what is logged."""
+"""Text that is safe to show: names and answers lose control characters and line breaks, also in the log."""
 
 import logging
 import sys
@@ -9,7 +9,10 @@ from types import TracebackType
 
 
 def one_line(text: str) -> str:
-    r"""A text as one printable line: white space folded; control and format characters and lone surrogates left out.
+    r"""A text as one printable line.
+
+    Each run of white space and control characters becomes one space; what else cannot be printed is left out,
+    such as format characters and lone surrogates.
 
     >>> one_line(" a red\n\x1b[31mbird\t")
     'a red [31mbird'
@@ -19,13 +22,15 @@ def one_line(text: str) -> str:
 
 def _printable(character: str) -> str:
     kind = unicodedata.category(character)
-    return " " if kind == "Cc" else "" if kind[0] == "C" else character
+    if kind == "Cc":
+        return " "
+    return "" if kind[0] == "C" else character
 
 
 def inert_record(record: logging.LogRecord) -> bool:
-    """A logging filter that drops nothing: the message becomes one printable line, whatever file names and answers are in it.
+    """A logging filter that makes a message one printable line; it lets every record pass.
 
-    Records of other libraries keep their line breaks.
+    Messages may hold file names and answers of an MLLM. Records of other libraries keep their line breaks.
     """
     message = record.getMessage()
     own = record.name.split(".")[0] == __name__.split(".")[0]
@@ -36,15 +41,18 @@ def inert_record(record: logging.LogRecord) -> bool:
 
 
 def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A `sys.excepthook`: Python's own, whose lines are printable, as a message may name a file or quote an answer."""
+    """A `sys.excepthook` like Python's own, with printable lines: a message may quote a file name."""
     sys.stderr.write(_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 def filter_loggers(folder: Path) -> None:
-    """Give the logger of each module of a package that filter, imported or not: one on the package's own would not see theirs."""
+    """Add `inert_record` to the logger of each module of a package, imported or not.
+
+    A filter of the package's own logger would not see their records.
+    """
     for path in folder.rglob("*.py"):
-        name = ".".join((folder.name, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
-        logging.getLogger(name).addFilter(inert_record)
+        name = ".".join([folder.name, *path.relative_to(folder).with_suffix("").parts])
+        logging.getLogger(name.removesuffix(".__init__")).addFilter(inert_record)
 
 
 def _lines(text: str) -> str:
@@ -52,4 +60,4 @@ def _lines(text: str) -> str:
 
 
 def _clean(line: str) -> str:
-    return line if line.isprintable() else one_line(line)  # with its spaces, if there is nothing to mend
+    return line if line.isprintable() else one_line(line)  # a printable line keeps its spaces

@@ -7,4 +7,12 @@ from ants_lightning.data.image_lists import ImageList
 from ants_lightning.data.openood import OpenOODDataModule
 from ants_lightning.data.streams import MixedStream, OODDataModule
 
-__all__ = ["FolderDataModule", "HFDataset", "ImageList", "MixedStream", "OODDataModule", "OpenOODDataModule", "read_class_names"]
+__all__ = [
+    "FolderDataModule",
+    "HFDataset",
+    "ImageList",
+    "MixedStream",
+    "OODDataModule",
+    "OpenOODDataModule",
+    "read_class_names",
+]

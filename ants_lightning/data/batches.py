@@ -1,6 +1,7 @@
 """What batches and dataloaders may look like: ours and those of foreign data modules."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
@@ -34,14 +35,59 @@ def unpack_batch(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
         parts = [*batch, None, None][:3]
     else:
         what = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
-        raise ValueError(f"a batch must be (image, label[, index]) or a dict with 'image' and 'label', got {what}")
+        raise ValueError(
+            f"a batch must be (image, label[, index]) or a dict with 'image' and 'label', got {what}"
+        )
     image, encoded = parts[0], isinstance(batch, Mapping) and "image" not in batch
     if not isinstance(image, Tensor) or image.ndim != (2 if encoded else 4):
         shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         wanted = "features must be a tensor (n, d)" if encoded else "images must be a tensor (n, 3, h, w)"
         raise ValueError(f"{wanted}, got {shape}")
-    label, index = (_whole_numbers(name, x, image) for name, x in zip(("label", "index"), parts[1:], strict=True))
+    label, index = (
+        _whole_numbers(name, x, image) for name, x in zip(("label", "index"), parts[1:], strict=True)
+    )
     return image, label, index
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of a stream, with what is known of its images."""
+
+    images: Tensor  # (n, 3, h, w), or features (n, d)
+    label: Tensor | None  # (n,)
+    index: Tensor | None  # (n,), places in the stream
+    path: list[str] | None  # of n files
+    lost: list[
+        dict[str, Any]
+    ]  # images that could not be read, as of `reading.lost_item`, and those of `only`
+    kept: Tensor | None = None  # rows of the batch as it came that are left after `only`; None: all
+
+    @classmethod
+    def read(cls, batch: Any) -> "Batch":
+        """From any form of `unpack_batch`; a mapping may hold `path` and `lost` besides."""
+        images, label, index = unpack_batch(batch)
+        more = batch if isinstance(batch, Mapping) else {}
+        return cls(images, label, index, more.get("path"), list(more.get("lost", ())))
+
+    def only(self, good: Tensor) -> "Batch":
+        """Without the rows where `good` `(n,)` is False: images whose features are NaN or Inf. The batch has an index."""
+        assert self.index is not None
+        kept, lost = good.nonzero()[:, 0], list(self.lost)
+        for i in (~good).nonzero()[:, 0].tolist():
+            label = -1 if self.label is None else int(self.label[i])
+            path = self.path[i] if self.path else ""
+            lost.append(
+                {"index": int(self.index[i]), "label": label, "path": path, "why": "NaN or Inf features"}
+            )
+        return replace(
+            self,
+            images=self.images[kept],
+            label=None if self.label is None else self.label[kept],
+            index=self.index[kept],
+            path=[self.path[i] for i in kept.tolist()] if self.path else None,
+            lost=lost,
+            kept=kept,
+        )
 
 
 def _whole_numbers(name: str, column: Any, image: Tensor) -> Tensor | None:
@@ -49,20 +95,32 @@ def _whole_numbers(name: str, column: Any, image: Tensor) -> Tensor | None:
     if column is None:
         return None
     try:
-        found = torch.as_tensor(np.asarray(column) if hasattr(column, "iloc") else column, device=image.device)
+        found = torch.as_tensor(
+            np.asarray(column) if hasattr(column, "iloc") else column, device=image.device
+        )
     except (TypeError, ValueError, RuntimeError) as error:
-        values = list(column) if isinstance(column, Sequence | np.ndarray) and not isinstance(column, str) else [column]
+        values = (
+            list(column)
+            if isinstance(column, Sequence | np.ndarray) and not isinstance(column, str)
+            else [column]
+        )
         wrong = next((value for value in values if whole(value) is None), column)
         got = f"{type(column).__name__} with {wrong!r:.80}"
         raise ValueError(f"{name} must be whole numbers (n,), got {got}; {_HINTS[name]}") from error
     if found.shape != image.shape[:1]:
-        raise ValueError(f"{len(image)} images with {name} of shape {tuple(found.shape)}, it must be (n,); {_HINTS[name]}")
+        raise ValueError(
+            f"{len(image)} images with {name} of shape {tuple(found.shape)}, it must be (n,); {_HINTS[name]}"
+        )
     if found.dtype == torch.bool or found.is_complex():
-        raise ValueError(f"{name} must be whole numbers (n,), got {found.dtype} with {found[:1].tolist()}; {_HINTS[name]}")
+        raise ValueError(
+            f"{name} must be whole numbers (n,), got {found.dtype} with {found[:1].tolist()}; {_HINTS[name]}"
+        )
     if found.is_floating_point():
         good = (found == found.round()) & (found.abs() < 2**53)  # neither NaN nor Inf
         if not good.all():
-            raise ValueError(f"{name} must be whole numbers (n,), got {found[~good][0].item()}; {_HINTS[name]}")
+            raise ValueError(
+                f"{name} must be whole numbers (n,), got {found[~good][0].item()}; {_HINTS[name]}"
+            )
     return found.long()
 
 
@@ -89,7 +147,9 @@ class IndexCheck:
         if int(index.min()) < 0:
             raise ValueError(f"index {int(index.min())} is negative; {_HINTS['index']}")
         if self.size is not None and int(index.max()) >= self.size:
-            raise ValueError(f"index {int(index.max())} of a data set of {self.size} images; {_HINTS['index']}")
+            raise ValueError(
+                f"index {int(index.max())} of a data set of {self.size} images; {_HINTS['index']}"
+            )
         known = torch.isin(index, self._newest) if self.size is None else self._seen[index]
         ordered = index.sort().values
         again = torch.cat([index[known], ordered[1:][ordered.diff() == 0]])
@@ -109,7 +169,9 @@ def dataset_of(loader: Any) -> Any | None:
 def stream_of(loader: Any) -> Any | None:
     """The data set of a dataloader where it is one of our streams, which tells its `order` (n,) and its `description()`."""
     dataset = dataset_of(loader)
-    ours = isinstance(getattr(dataset, "order", None), Tensor) and callable(getattr(dataset, "description", None))
+    ours = isinstance(getattr(dataset, "order", None), Tensor) and callable(
+        getattr(dataset, "description", None)
+    )
     return dataset if ours else None
 
 
@@ -118,13 +180,17 @@ def places_of(loader: Any) -> int | None:
     dataset = dataset_of(loader)
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    one_by_one = getattr(loader, "batch_sampler", None) is not None  # else an item of the data set may be a batch
+    one_by_one = (
+        getattr(loader, "batch_sampler", None) is not None
+    )  # else an item of the data set may be a batch
     return size_of(dataset) if one_by_one and not isinstance(dataset, IterableDataset) else None
 
 
 def stream_loaders(trainer: L.Trainer) -> dict[str, Any]:
     """The dataloaders of the run by name, in order: the keys of a dict of them, else `test`, `test_1`, … or `predict`, …."""
-    what, loaders = ("predict", trainer.predict_dataloaders) if trainer.predicting else ("test", trainer.test_dataloaders)
+    what, loaders = (
+        ("predict", trainer.predict_dataloaders) if trainer.predicting else ("test", trainer.test_dataloaders)
+    )
     if isinstance(loaders, Mapping):
         named = {str(name): loader for name, loader in loaders.items()}
     else:

@@ -105,7 +105,9 @@ class FeatureCache:
             return {}
         try:
             content = json.loads(path.read_bytes())
-            if {**content, **_OURS} == content and all(isinstance(entry, dict) for entry in content["sets"].values()):
+            if {**content, **_OURS} == content and all(
+                isinstance(entry, dict) for entry in content["sets"].values()
+            ):
                 return content["sets"]
             why = "it was not written by `ants-lightning encode`"
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -122,14 +124,19 @@ class FeatureCache:
             return {}, f"{name} is not in {self.folder}"
         identity, seen = _look_at(dataset)
         here = {**identity, **self.tower}
-        if why := "; ".join(f"{name}: {k} was {entry.get(k)!r}, now {v!r}" for k, v in here.items() if entry.get(k) != v):
+        if why := "; ".join(
+            f"{name}: {k} was {entry.get(k)!r}, now {v!r}" for k, v in here.items() if entry.get(k) != v
+        ):
             return {}, why
         try:
             columns = read_columns(path)
         except ValueError as error:
             return {}, f"{name}: features: {error}"
         if _digest(columns) != entry.get("sha256"):
-            return {}, f"{name}: features: {path} does not hold what was encoded (altered, torn, or of another set)"
+            return (
+                {},
+                f"{name}: features: {path} does not hold what was encoded (altered, torn, or of another set)",
+            )
         told = columns.pop("told", None)
         if name != ID:
             return columns, ""
@@ -151,7 +158,9 @@ class FeatureCache:
             own = [self._file(name)] if name not in index else []
             for path in [*own, *(self.part(name, rank) for rank in range(world))]:
                 if os.path.lexists(path) and not _is_ours(path):
-                    raise ValueError(f"{path} is not of `ants-lightning encode`, and is left as it is: choose another folder")
+                    raise ValueError(
+                        f"{path} is not of `ants-lightning encode`, and is left as it is: choose another folder"
+                    )
             trial = self.folder / f"{self._file(name).name}.{uuid.uuid4().hex[:8]}.new"
             trial.touch()
             trial.unlink()
@@ -176,7 +185,7 @@ class FeatureCache:
 
 def _labels_now(
     columns: Mapping[str, Tensor], then: Tensor | None, dataset: Any, seen: Mapping[int, Any]
-) -> tuple[Tensor, str]:  # fmt: skip
+) -> tuple[Tensor, str]:
     """The labels `(n,)` of the ID set today, and ""; or why they are not known without decoding its images.
 
     Where `then`, the column of labels that the data set had when it was encoded, was what its items gave, the column of today
@@ -197,7 +206,10 @@ def _labels_now(
             label = now
         elif differs.any():
             i = int(differs.nonzero()[0])
-            return label, f"label of image {i} was {_told(before[i])} when it was encoded, now {_told(now[i])}"
+            return (
+                label,
+                f"label of image {i} was {_told(before[i])} when it was encoded, now {_told(now[i])}",
+            )
     for i, value in seen.items():
         if whole(value) != int(label[i]):
             return label, f"label of image {i} was {int(label[i])} when it was encoded, now {value!r:.80}"

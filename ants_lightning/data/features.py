@@ -1,6 +1,5 @@
 """The feature cache: data sets encoded once, and any number of adaptations run from their features."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ants_lightning.clip.fingerprints import image_tower_hash
 from ants_lightning.data.calibration import LabelledImages
 from ants_lightning.data.feature_files import ID, FeatureCache, read_columns, save_columns
 from ants_lightning.data.reading import collate, lost_item
@@ -23,11 +23,11 @@ UNREADABLE = "unreadable when encoded"
 
 def tower_identity(clip: Any, preprocess: Any, trainer: Any) -> dict[str, str]:
     """All that image features depend on: the weights of the image tower, the preprocessing, the precision."""
-    digest = hashlib.sha256()
-    for name, tensor in clip.visual.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return {"image_tower": digest.hexdigest(), "preprocess": repr(preprocess), "precision": str(trainer.precision)}
+    return {
+        "image_tower": image_tower_hash(clip),
+        "preprocess": repr(preprocess),
+        "precision": str(trainer.precision),
+    }
 
 
 class FeatureStream(Dataset):
@@ -65,7 +65,11 @@ class FeatureStream(Dataset):
                 readable[here] = part["readable"][rows]
             if i == 0:
                 label[here] = part["label"][rows]
-        batch: dict[str, Any] = {"features": features[readable], "label": label[readable], "index": index[readable]}
+        batch: dict[str, Any] = {
+            "features": features[readable],
+            "label": label[readable],
+            "index": index[readable],
+        }
         if self.stream.has_paths:
             batch["path"] = [self.stream.path(i) for i in batch["index"].tolist()]
         missing = zip(index[~readable].tolist(), label[~readable].tolist(), strict=True)
@@ -84,13 +88,23 @@ def _as_it_is(batch: Any) -> Any:
 class _Encoder(L.LightningModule):
     """Runs the image tower of `ANTS` over one data set, and writes what every rank has found."""
 
-    def __init__(self, model: Any, name: str, images: LabelledImages, cache: FeatureCache, batch_size: int, workers: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        images: LabelledImages,
+        cache: FeatureCache,
+        batch_size: int,
+        workers: int,
+    ) -> None:
         super().__init__()
         self.model, self.name, self.images, self.cache = model, name, images, cache
         self.batch_size, self.workers = batch_size, workers
         number = torch.empty(0, dtype=torch.long)
-        self.no_features = torch.empty(0, model.id_text.shape[1])
-        self.rows = [{"features": self.no_features, "label": number, "index": number, "readable": number.bool()}]
+        self.no_features = torch.empty(0, model.spaces.id_text.shape[1])
+        self.rows = [
+            {"features": self.no_features, "label": number, "index": number, "readable": number.bool()}
+        ]
         self.first_lost = ""
 
     def predict_dataloader(self) -> DataLoader:
@@ -98,8 +112,12 @@ class _Encoder(L.LightningModule):
         world, rank = self.trainer.world_size, self.trainer.global_rank
         sampler = Shard(range(len(self.images)), world, rank) if world > 1 else None
         return DataLoader(
-            self.images, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers, collate_fn=collate
-        )  # fmt: skip
+            self.images,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=collate,
+        )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Encode a batch; returns which images it held."""
@@ -108,7 +126,9 @@ class _Encoder(L.LightningModule):
         good = self.model.encode(batch["image"])[0].cpu() if len(batch["image"]) else self.no_features
         row = {"features": torch.cat([good, torch.full((len(lost), good.shape[1]), torch.nan)])}
         for name in ("label", "index"):
-            row[name] = torch.cat([batch[name].cpu(), torch.tensor([one[name] for one in lost], dtype=torch.long)])
+            row[name] = torch.cat(
+                [batch[name].cpu(), torch.tensor([one[name] for one in lost], dtype=torch.long)]
+            )
         self.rows.append({**row, "readable": torch.arange(len(row["index"])) < len(good)})
         return batch["index"]
 
@@ -124,18 +144,27 @@ class _Encoder(L.LightningModule):
             rows = {key: torch.cat([part[key] for part in found]) for key in found[0]}
             order = rows.pop("index").argsort()
             if self.n_lost:
-                logger.warning("%s: %d of %d images cannot be read: %s, …", self.name, self.n_lost, n, self.first_lost)
+                logger.warning(
+                    "%s: %d of %d images cannot be read: %s, …", self.name, self.n_lost, n, self.first_lost
+                )
             if self.n_lost < n:
-                self.cache.write(self.name, self.images.dataset, {key: column[order] for key, column in rows.items()})
+                self.cache.write(
+                    self.name, self.images.dataset, {key: column[order] for key, column in rows.items()}
+                )
             for part in parts:
                 part.unlink()
         self.trainer.strategy.barrier()
 
 
 def encode_sets(
-    trainer: L.Trainer, model: Any, sets: Mapping[str, Any], transform: Callable[[Any], Tensor], folder: str, batch_size: int,
+    trainer: L.Trainer,
+    model: Any,
+    sets: Mapping[str, Any],
+    transform: Callable[[Any], Tensor],
+    folder: str,
+    batch_size: int,
     workers: int,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Encode the data sets that are not in the folder yet, with this model, preprocessing and precision; over all devices.
 
     Args:

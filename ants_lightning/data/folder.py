@@ -56,12 +56,18 @@ class FolderDataModule(L.LightningDataModule):
     """
 
     def __init__(
-        self, folder: str, class_names: list[str] | str | None = None, batch_size: int = 256, num_workers: int = 4,
+        self,
+        folder: str,
+        class_names: list[str] | str | None = None,
+        batch_size: int = 256,
+        num_workers: int = 4,
         transform: Callable[[Any], Any] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.folder = Path(folder).expanduser()
-        self.class_names = read_class_names(class_names) if isinstance(class_names, str | os.PathLike) else class_names
+        self.class_names = (
+            read_class_names(class_names) if isinstance(class_names, str | os.PathLike) else class_names
+        )
         self.batch_size, self.num_workers, self.transform = batch_size, num_workers, transform
 
     def setup(self, stage: str) -> None:
@@ -71,7 +77,9 @@ class FolderDataModule(L.LightningDataModule):
         paths = find_images(self.folder)
         if not paths:
             raise FileNotFoundError(f"no images in the folder {str(self.folder)!r} and its subfolders")
-        model: Any = self.trainer and self.trainer.lightning_module  # with a transform of its own it needs no trainer
+        model: Any = (
+            self.trainer and self.trainer.lightning_module
+        )  # with a transform of its own it needs no trainer
         self.images = FolderImages(paths, self.transform or model.preprocess)
 
     def predict_dataloader(self) -> dict[str, DataLoader]:
@@ -79,6 +87,10 @@ class FolderDataModule(L.LightningDataModule):
         world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
         sampler = Shard(range(len(self.images)), world, rank) if world > 1 else None
         loader = DataLoader(
-            self.images, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers, collate_fn=collate
-        )  # fmt: skip
+            self.images,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+        )
         return {self.folder.resolve().name or "images": loader}

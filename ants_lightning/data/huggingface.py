@@ -27,7 +27,12 @@ class HFDataset(Dataset):
     """
 
     def __init__(
-        self, path: str, split: str = "test", image: str = "image", label: str | None = "label", name: str | None = None
+        self,
+        path: str,
+        split: str = "test",
+        image: str = "image",
+        label: str | None = "label",
+        name: str | None = None,
     ) -> None:
         self.data = _load(path, split, name)
         for column in (image, label):

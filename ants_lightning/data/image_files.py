@@ -51,7 +51,9 @@ def find_images(folder: Path | str) -> list[str]:
         else:
             found.append(path)
     if left_out:
-        told = "; ".join(f"{len(paths)} {why} ({one_line(min(paths))})" for why, paths in sorted(left_out.items()))
+        told = "; ".join(
+            f"{len(paths)} {why} ({one_line(min(paths))})" for why, paths in sorted(left_out.items())
+        )
         logger.warning("%d images in the folder %s; left out: %s", len(found), one_line(str(folder)), told)
     return sorted(found)
 
@@ -67,7 +69,11 @@ def _walk(root: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         try:
             identity = _identity(folder)
             if identity in above or identity in seen:
-                yield folder, "links to a folder that " + ("holds this one" if identity in above else "is taken already")
+                yield (
+                    folder,
+                    "links to a folder that "
+                    + ("holds this one" if identity in above else "is taken already"),
+                )
                 continue
             seen.add(identity)
             with os.scandir(folder) as entries:
@@ -99,6 +105,10 @@ def _kind(entry: "os.DirEntry[str]", suffixes: tuple[str, ...]) -> str:
             return "link" if entry.is_symlink() else "folder"
         if entry.is_file():
             return "" if entry.name.lower().endswith(suffixes) else "of no image format that can be read here"
-        return "links to nothing" if entry.is_symlink() and not os.path.exists(entry.path) else "no regular files"
+        return (
+            "links to nothing"
+            if entry.is_symlink() and not os.path.exists(entry.path)
+            else "no regular files"
+        )
     except OSError:
         return "links to nothing"

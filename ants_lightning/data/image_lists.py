@@ -16,7 +16,11 @@ from ants_lightning.data.reading import open_image
 
 logger = logging.getLogger(__name__)
 
-IMAGE_FOLDERS = ("images_largescale", "images_classic", "")  # of the root, in OpenOOD's layout; "": the root itself
+IMAGE_FOLDERS = (
+    "images_largescale",
+    "images_classic",
+    "",
+)  # of the root, in OpenOOD's layout; "": the root itself
 ARCHIVE_NAMES = {"Textures": "dtd"}  # folders that keep the name of their archive
 SHOWN = 3  # names of each kind in an error
 
@@ -30,7 +34,9 @@ class ImageList(Dataset):
         classes: class names, for `OODDataModule`.
     """
 
-    def __init__(self, paths: Sequence[str], labels: Sequence[int], classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[str], labels: Sequence[int], classes: Sequence[str] | None = None
+    ) -> None:
         if len(paths) != len(labels):
             raise ValueError(f"{len(paths)} paths with {len(labels)} labels")
         self.paths, self.labels = list(paths), list(labels)
@@ -152,7 +158,9 @@ class ImageLists:
 
     def _count(self, where: str, found: int, expected: int | None) -> None:
         if found and expected is not None and found != expected:
-            logger.warning("%s: %d images; the benchmark's has %d, so results are not comparable", where, found, expected)
+            logger.warning(
+                "%s: %d images; the benchmark's has %d, so results are not comparable", where, found, expected
+            )
 
     def _read_list(self, where: str, num_classes: int | None) -> tuple[list[str], list[int]]:
         path = self.root / where
@@ -164,8 +172,14 @@ class ImageLists:
             self._wrong(f"{where}: {len(wrong)} bad lines; {'; '.join(wrong[:SHOWN])}")
         elif not names:
             self._wrong(f"{where}: the list is empty")
-        classic = "cifar" in where or "texture" in where  # where OpenOOD keeps them; a stable sort leaves the rest in order
-        folders = sorted(IMAGE_FOLDERS, key=lambda folder: folder != "images_classic") if classic else list(IMAGE_FOLDERS)
+        classic = (
+            "cifar" in where or "texture" in where
+        )  # where OpenOOD keeps them; a stable sort leaves the rest in order
+        folders = (
+            sorted(IMAGE_FOLDERS, key=lambda folder: folder != "images_classic")
+            if classic
+            else list(IMAGE_FOLDERS)
+        )
         missing = {folder: self._missing(self.root / folder, names) for folder in folders}
         best = min(folders, key=lambda folder: len(missing[folder]))
         if missing[best]:
@@ -186,15 +200,25 @@ class ImageLists:
             place = str(base / folder)
             if place not in self._entries:
                 self._entries[place] = _files(place)
-        gone = {(folder, file) for folder, files in by_folder.items() for file in files - self._entries[str(base / folder)]}
-        return [name for name in names if (name.rpartition("/")[0], name.rpartition("/")[2]) in gone] if gone else []
+        gone = {
+            (folder, file)
+            for folder, files in by_folder.items()
+            for file in files - self._entries[str(base / folder)]
+        }
+        return (
+            [name for name in names if (name.rpartition("/")[0], name.rpartition("/")[2]) in gone]
+            if gone
+            else []
+        )
 
     def _read_folder(self, where: str) -> list[str]:
         names = [where, ARCHIVE_NAMES[where]] if where in ARCHIVE_NAMES else [where]
         tried = [self.root / base / name for base in ("", *IMAGE_FOLDERS[:-1]) for name in names]
         folder = next((folder for folder in tried if folder.is_dir()), None)
         if folder is None:
-            self.problems.append(f"{' or '.join(names)}: no such folder (looked in the root, {', '.join(IMAGE_FOLDERS[:-1])})")
+            self.problems.append(
+                f"{' or '.join(names)}: no such folder (looked in the root, {', '.join(IMAGE_FOLDERS[:-1])})"
+            )
             return []
         found = find_images(folder / "images" if (folder / "images").is_dir() else folder)
         if not found:

@@ -8,7 +8,10 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.callbacks import BasePredictionWriter
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler, UnrepeatedDistributedSamplerWrapper
+from lightning.pytorch.overrides.distributed import (
+    UnrepeatedDistributedSampler,
+    UnrepeatedDistributedSamplerWrapper,
+)
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -42,7 +45,9 @@ def make_exact(loader: Any, world: int, rank: int, skip: int = 0) -> Any:
         if why_not is None:
             why_not = _not_shareable(loader)
         if why_not:
-            raise ValueError(f"{_name(loader)} cannot be shared exactly by {world} ranks: {why_not}; {_ADVICE}")
+            raise ValueError(
+                f"{_name(loader)} cannot be shared exactly by {world} ranks: {why_not}; {_ADVICE}"
+            )
         batch_sampler = _share(loader, world, rank)
     elif why_not:
         return Discarding(loader, skip) if skip else loader
@@ -50,7 +55,9 @@ def make_exact(loader: Any, world: int, rank: int, skip: int = 0) -> Any:
         batch_sampler = loader.batch_sampler
         batches = _plain_batches(loader)
         if skip and (why := _unsteady(batches.sampler if type(batches) is BatchSampler else batches)):
-            raise ValueError(f"{_name(loader)} cannot be gone on with at batch {skip}: {why}; use shuffle=False")
+            raise ValueError(
+                f"{_name(loader)} cannot be gone on with at batch {skip}: {why}; use shuffle=False"
+            )
     return StreamLoader(loader, batch_sampler, skip)
 
 
@@ -76,7 +83,9 @@ class _Exactly:
     def begin(self, skip: Sequence[int]) -> None:
         """Forget the run before. Another module that is run later with this trainer is left alone."""
         self.module, self.skip, self.made = self.trainer.lightning_module, list(skip), list[Any]()
-        self.module.allow_zero_length_dataloader_with_multiple_devices = True  # a stream may be shorter than the number of ranks
+        self.module.allow_zero_length_dataloader_with_multiple_devices = (
+            True  # a stream may be shorter than the number of ranks
+        )
 
     def __call__(self, loader: Any) -> Any:
         trainer = self.trainer
@@ -85,7 +94,9 @@ class _Exactly:
             loader = make_exact(loader, trainer.world_size, trainer.global_rank, skip)
             self.made.append(loader)
             if trainer.predicting and isinstance(loader, StreamLoader) and not _notes_indices(trainer):
-                loader.batches = _plain_batches(loader)  # Lightning's wrapper would keep every index of the stream
+                loader.batches = _plain_batches(
+                    loader
+                )  # Lightning's wrapper would keep every index of the stream
             if trainer.world_size > 1:
                 loader.on_start = self._refuse_idle_ranks
         return self.of_strategy(loader)
@@ -94,17 +105,25 @@ class _Exactly:
         """A rank with no batch at all is sent home by Lightning before the run, in which the others would wait for it."""
         longest, world = max(len(loader.sampler.dataset) for loader in self.made), self.trainer.world_size
         if longest < world:
-            raise ValueError(f"{world} ranks, and no stream has more than {longest} images: use at most {longest} devices")
+            raise ValueError(
+                f"{world} ranks, and no stream has more than {longest} images: use at most {longest} devices"
+            )
 
 
 def _notes_indices(trainer: L.Trainer) -> bool:
     """Whether anybody in a prediction asks which images a batch had."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return trainer.predict_loop.return_predictions or any(isinstance(c, BasePredictionWriter) for c in callbacks)
+    return trainer.predict_loop.return_predictions or any(
+        isinstance(c, BasePredictionWriter) for c in callbacks
+    )
 
 
 def _name(loader: Any) -> str:
-    return f"{type(loader).__name__} of {type(loader.dataset).__name__}" if hasattr(loader, "dataset") else type(loader).__name__
+    return (
+        f"{type(loader).__name__} of {type(loader.dataset).__name__}"
+        if hasattr(loader, "dataset")
+        else type(loader).__name__
+    )
 
 
 def _not_plain(loader: Any) -> str | None:
@@ -145,7 +164,9 @@ def _not_shareable(loader: DataLoader) -> str | None:
 
 def _unsteady(sampler: Any) -> str | None:
     """Why the order of a sampler is another one each time, if so."""
-    if isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler) or getattr(sampler, "shuffle", False):
+    if isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler) or getattr(
+        sampler, "shuffle", False
+    ):
         return "it shuffles; permute inside the data set, where the order belongs to the data"
     if not isinstance(sampler, SequentialSampler | DistributedSampler) and list(sampler) != list(sampler):
         return f"{type(sampler).__name__} gives another order the second time"
@@ -165,16 +186,29 @@ def _share(loader: DataLoader, world: int, rank: int) -> Any:
     elif type(base) is DistributedSampler:
         order = range(len(base.dataset))  # type: ignore[arg-type]
     elif isinstance(base, DistributedSampler):
-        raise ValueError(f"{_name(loader)} is shared by {type(base).__name__}, of which the order is not known; {_ADVICE}")
+        raise ValueError(
+            f"{_name(loader)} is shared by {type(base).__name__}, of which the order is not known; {_ADVICE}"
+        )
     else:
         order = range(len(base)) if isinstance(base, SequentialSampler) else list(base)
     everywhere = gather_json([len(order), hashlib.sha256(repr(order).encode()).hexdigest()])
     if any(one != everywhere[0] for one in everywhere):
-        raise ValueError(f"{_name(loader)} differs between ranks, in images or in order: {[n for n, _ in everywhere]} images")
-    if type(base) is Shard or type(sampler) in (UnrepeatedDistributedSampler, UnrepeatedDistributedSamplerWrapper):
+        raise ValueError(
+            f"{_name(loader)} differs between ranks, in images or in order: {[n for n, _ in everywhere]} images"
+        )
+    if type(base) is Shard or type(sampler) in (
+        UnrepeatedDistributedSampler,
+        UnrepeatedDistributedSamplerWrapper,
+    ):
         return loader.batch_sampler  # exact already
     if rank == 0:
-        why = "repeats images to make the shares even" if isinstance(sampler, DistributedSampler) else "gives every rank all images"
+        why = (
+            "repeats images to make the shares even"
+            if isinstance(sampler, DistributedSampler)
+            else "gives every rank all images"
+        )
         name = type(sampler).__name__
-        logger.warning("%s was re-made, for its %s %s: %d images, each once", _name(loader), name, why, len(order))
+        logger.warning(
+            "%s was re-made, for its %s %s: %d images, each once", _name(loader), name, why, len(order)
+        )
     return BatchSampler(Shard(order, world, rank), size, drop_last=False)

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ants_lightning.data.class_names import CLASS_NAMES, read_class_names
+from ants_lightning.data.class_names import class_names_of, read_class_names
 from ants_lightning.data.image_lists import ImageLists
 from ants_lightning.data.streams import OODDataModule
 
-Sources = dict[str, tuple[str, int]]  # name → list or folder, relative to the root, and how many images it has
+Sources = dict[
+    str, tuple[str, int]
+]  # name → list or folder, relative to the root, and how many images it has
 
 ADVICE = (
     "What to do: put OpenOOD's lists in <root>/benchmark_imglist/<benchmark>/ and its images in <root>/images_largescale and "
@@ -52,24 +54,37 @@ _IMAGENET_SHIFTED = _lists("imagenet", imagenet_v2=10_000, imagenet_c=10_000, im
 
 BENCHMARKS = {
     "imagenet1k": Benchmark(
-        "imagenet1k", _lists("imagenet", imagenet=45_000), shifted=_IMAGENET_SHIFTED, **_imagenet_ood("imagenet")
+        "imagenet1k",
+        _lists("imagenet", imagenet=45_000),
+        shifted=_IMAGENET_SHIFTED,
+        **_imagenet_ood("imagenet"),
     ),
     "imagenet200": Benchmark(
-        "imagenet200", _lists("imagenet200", imagenet200=9_000), **_imagenet_ood("imagenet200"),
+        "imagenet200",
+        _lists("imagenet200", imagenet200=9_000),
+        **_imagenet_ood("imagenet200"),
         shifted=_lists("imagenet200", imagenet200_v2=2_000, imagenet200_c=2_000, imagenet200_r=30_000),
     ),
     "cifar10": Benchmark(
-        "cifar10", _lists("cifar10", cifar10=9_000), **_cifar_ood("cifar10", "cifar100"),
+        "cifar10",
+        _lists("cifar10", cifar10=9_000),
+        **_cifar_ood("cifar10", "cifar100"),
         shifted=_lists("cifar10", cifar10c=10_000),
     ),
-    "cifar100": Benchmark("cifar100", _lists("cifar100", cifar100=9_000), **_cifar_ood("cifar100", "cifar10")),
+    "cifar100": Benchmark(
+        "cifar100", _lists("cifar100", cifar100=9_000), **_cifar_ood("cifar100", "cifar10")
+    ),
     "imagenet1k_mos": Benchmark(  # Huang & Li, CVPR 2021; ID are all 50,000 validation images
         "imagenet1k",
-        _lists("imagenet", imagenet=45_000) | {"val_imagenet": ("benchmark_imglist/imagenet/val_imagenet.txt", 5_000)},
-        far={name: (name, count) for name, count in dict(iNaturalist=10_000, SUN=10_000, Places=10_000, Textures=5_640).items()},
+        _lists("imagenet", imagenet=45_000)
+        | {"val_imagenet": ("benchmark_imglist/imagenet/val_imagenet.txt", 5_000)},
+        far={
+            name: (name, count)
+            for name, count in dict(iNaturalist=10_000, SUN=10_000, Places=10_000, Textures=5_640).items()
+        },
         shifted=_IMAGENET_SHIFTED,
     ),
-}  # fmt: skip
+}
 
 
 class OpenOODDataModule(OODDataModule):
@@ -99,19 +114,33 @@ class OpenOODDataModule(OODDataModule):
     """
 
     def __init__(
-        self, root: str | Path, benchmark: str = "imagenet1k", near: dict[str, str] | None = None,
-        far: dict[str, str] | None = None, id_lists: list[str] | None = None, covariate_shifted: bool = False,
-        class_names: list[str] | str | None = None, batch_size: int = 256, num_workers: int = 4, seed: int = 0,
-        transform: Callable[[Any], Any] | None = None, order: str = "mixed", ood_share: float | None = None,
-        size: int | None = None, mix: dict[str, list[str]] | None = None, features: str | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        root: str | Path,
+        benchmark: str = "imagenet1k",
+        near: dict[str, str] | None = None,
+        far: dict[str, str] | None = None,
+        id_lists: list[str] | None = None,
+        covariate_shifted: bool = False,
+        class_names: list[str] | str | None = None,
+        batch_size: int = 256,
+        num_workers: int = 4,
+        seed: int = 0,
+        transform: Callable[[Any], Any] | None = None,
+        order: str = "mixed",
+        ood_share: float | None = None,
+        size: int | None = None,
+        mix: dict[str, list[str]] | None = None,
+        features: str | None = None,
+    ) -> None:
         if benchmark not in BENCHMARKS:
             raise ValueError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {benchmark!r}")
         facts = BENCHMARKS[benchmark]
         if covariate_shifted and not facts.shifted:
             raise ValueError(f"benchmark {benchmark!r} has no covariate-shifted ID sets")
         is_file = isinstance(class_names, str | os.PathLike)
-        names = read_class_names(class_names) if is_file else class_names or CLASS_NAMES[facts.classes]  # type: ignore[arg-type]
+        names = (
+            read_class_names(class_names) if is_file else class_names or list(class_names_of(facts.classes))
+        )  # type: ignore[arg-type]
         lists = ImageLists(root, names)
         known = [*facts.id_sets.values()] if id_lists is None else [(path, None) for path in id_lists]
         id_set = lists.read([*known, *(facts.shifted.values() if covariate_shifted else ())], is_id=True)
@@ -121,10 +150,23 @@ class OpenOODDataModule(OODDataModule):
         )
         lists.check(ADVICE)
         super().__init__(
-            id_set, {**near_sets}, {**far_sets}, names, batch_size=batch_size, num_workers=num_workers, seed=seed,
-            transform=transform, order=order, ood_share=ood_share, size=size, mix=mix, features=features,
-        )  # fmt: skip
-        ours = (near, far, id_lists, class_names, ood_share, size, mix) == (None,) * 7 and not covariate_shifted
+            id_set,
+            {**near_sets},
+            {**far_sets},
+            names,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            transform=transform,
+            order=order,
+            ood_share=ood_share,
+            size=size,
+            mix=mix,
+            features=features,
+        )
+        ours = (near, far, id_lists, class_names, ood_share, size, mix) == (
+            None,
+        ) * 7 and not covariate_shifted
         self.benchmark = benchmark if ours else None  # whether results may stand beside published ones
 
 

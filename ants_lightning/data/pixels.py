@@ -4,8 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 _LOOKED_AT = 8  # images of a batch
@@ -17,6 +15,9 @@ def check_pixels(images: Tensor, visual: Any) -> None:
 
     Integers, other than 3 channels, values that are plainly 0…255, and another size where the tower takes one only.
     """
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.transformer import VisionTransformer
+
     size = _size_of(visual)
     if not images.is_floating_point():
         _refuse(f"are {images.dtype}, not normalised floats", size)

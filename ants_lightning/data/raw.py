@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import encode_png
 
 _LEVEL = 1  # of compression: higher ones take up to 4 times as long for 4 % less
 
@@ -24,7 +23,14 @@ class RawImages:
     def __init__(self, dataset: Any, preprocess: Any, capacity: int) -> None:
         self._dataset = dataset if hasattr(dataset, "raw_image") else None
         if self._dataset is None and capacity:
-            norm = next((t for t in getattr(preprocess, "transforms", ()) if hasattr(t, "mean") and hasattr(t, "std")), None)
+            norm = next(
+                (
+                    t
+                    for t in getattr(preprocess, "transforms", ())
+                    if hasattr(t, "mean") and hasattr(t, "std")
+                ),
+                None,
+            )
             if norm is None:
                 raise ValueError(
                     f"the MLLM's images cannot be had: {type(dataset).__name__} has no raw_image(index), and the preprocessing no "
@@ -41,6 +47,8 @@ class RawImages:
         """
         if self._dataset is not None or images.ndim == 2 or not self._capacity:
             return
+        from torchvision.io import encode_png
+
         pixels = images[wanted].float().cpu() * self._std + self._mean
         files = (encode_png(image, _LEVEL) for image in (pixels.clamp(0, 1) * 255).round().to(torch.uint8))
         self._kept.update(zip(index[wanted].tolist(), files, strict=True))

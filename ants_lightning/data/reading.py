@@ -14,7 +14,10 @@ from ants_lightning.data.columns import label_of
 
 logger = logging.getLogger(__name__)
 
-BUGS = (NameError, ImportError)  # never the fault of a file; decoders throw nearly everything else at a broken one
+BUGS = (
+    NameError,
+    ImportError,
+)  # never the fault of a file; decoders throw nearly everything else at a broken one
 LONGEST = 32  # times its width, or its height, that an image is long
 
 
@@ -95,7 +98,9 @@ def read_item(dataset: Any, place: int, transform: Callable[[Any], Any]) -> tupl
         return None, label_of(dataset, place), why
     if not isinstance(item, Sequence) or len(item) < 2 or not isinstance(item[0], Image.Image | None):
         kinds = [type(part).__name__ for part in item] if isinstance(item, Sequence) else type(item).__name__
-        raise TypeError(f"a data set must give (PIL image, label), with no transform of its own: got {kinds} at {place}")
+        raise TypeError(
+            f"a data set must give (PIL image, label), with no transform of its own: got {kinds} at {place}"
+        )
     image, why = attempt(lambda: transform(to_rgb(item[0])))
     return image, item[1], why
 
@@ -108,7 +113,11 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     lost = [item["lost"] for item in items if "lost" in item]
     good = [item for item in items if "lost" not in item]
     none = torch.empty(0, dtype=torch.long)
-    batch = default_collate(good) if good else {"image": torch.empty(0, 3, 1, 1), "label": none, "index": none, "path": []}
+    batch = (
+        default_collate(good)
+        if good
+        else {"image": torch.empty(0, 3, 1, 1), "label": none, "index": none, "path": []}
+    )
     return {**batch, "lost": lost} if lost else batch
 
 
@@ -123,4 +132,9 @@ def log_lost(lost: Sequence[Mapping[str, Any]], told: dict[str, str]) -> None:
         kind = one["why"].split(":")[0]
         if kind not in told:
             told[kind] = one["why"]
-            logger.warning("image %d is lost (others for the like are only counted): %s %s", one["index"], one["path"], one["why"])
+            logger.warning(
+                "image %d is lost (others for the like are only counted): %s %s",
+                one["index"],
+                one["path"],
+                one["why"],
+            )

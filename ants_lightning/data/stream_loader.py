@@ -15,9 +15,15 @@ logger = logging.getLogger(__name__)
 
 MOST_RESTARTS = 3  # in a row, with no batch in between
 _KEPT = (
-    "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator",
+    "num_workers",
+    "collate_fn",
+    "pin_memory",
+    "timeout",
+    "worker_init_fn",
+    "multiprocessing_context",
+    "generator",
     "prefetch_factor",
-)  # fmt: skip
+)
 
 
 class Shard(DistributedSampler):
@@ -56,7 +62,9 @@ class StreamLoader(DataLoader):
 
     def __init__(self, loader: DataLoader, batch_sampler: Any, skip: int = 0) -> None:
         kept = {name: getattr(loader, name) for name in _KEPT}
-        super().__init__(loader.dataset, batch_sampler=batch_sampler, persistent_workers=loader.persistent_workers, **kept)
+        super().__init__(
+            loader.dataset, batch_sampler=batch_sampler, persistent_workers=loader.persistent_workers, **kept
+        )
         # What a loader that was not given a batch_sampler tells; torch's own setter refuses.
         told = {name: getattr(batch_sampler, name, None) for name in ("batch_size", "sampler")}
         self.__dict__.update({name: value for name, value in told.items() if value is not None})
@@ -93,7 +101,9 @@ class StreamLoader(DataLoader):
                     del batch  # or two would be held while the next is awaited
                     continue
                 in_a_row, self.restarts = in_a_row + 1, self.restarts + 1
-                logger.warning("%s Loading goes on at batch %d (restart %d of this loader)", why, done, self.restarts)
+                logger.warning(
+                    "%s Loading goes on at batch %d (restart %d of this loader)", why, done, self.restarts
+                )
 
     def _start(self, batches: Iterator[Any], watch: "_Watch") -> Iterator[Any]:
         """A new iterator with workers of its own, over these batches."""
@@ -126,7 +136,11 @@ class _Watch:
 
     def install(self) -> None:
         """Come before torch's handler, which is there once a loader has started workers."""
-        if self._installed or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        if (
+            self._installed
+            or threading.current_thread() is not threading.main_thread()
+            or not hasattr(signal, "SIGCHLD")
+        ):
             return  # there torch has no handler either, and finds dead workers when a batch is asked for
         self._before: Any = signal.getsignal(signal.SIGCHLD)
         self._installed = True
@@ -169,7 +183,9 @@ class _Watch:
         if str(error).startswith("DataLoader worker (pid"):
             self.news = None
             return str(error)
-        if "in DataLoader worker process" not in str(error):  # not the data set's: perhaps the news come after a torn message
+        if "in DataLoader worker process" not in str(
+            error
+        ):  # not the data set's: perhaps the news come after a torn message
             until = time.monotonic() + 2
             while self._installed and not self.news and time.monotonic() < until:
                 time.sleep(0.01)

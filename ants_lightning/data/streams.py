@@ -36,7 +36,9 @@ def apportion(total: int, weights: Sequence[int]) -> list[int]:
     return [whole + (i in extra) for i, (whole, _) in enumerate(parts)]
 
 
-def stream_counts(available: Sequence[int], ood_share: float | None = None, size: int | None = None) -> list[int]:
+def stream_counts(
+    available: Sequence[int], ood_share: float | None = None, size: int | None = None
+) -> list[int]:
     """How many images a stream takes of each set, ID first, of those `available`.
 
     Args:
@@ -53,18 +55,27 @@ def stream_counts(available: Sequence[int], ood_share: float | None = None, size
     if ood_share is not None:
         if not 0 < ood_share < 1:
             raise ValueError(f"ood_share must be between 0 and 1, got {ood_share}")
-        sides = [min(n_id, round(n_ood * (1 - ood_share) / ood_share)), min(n_ood, round(n_id * ood_share / (1 - ood_share)))]
+        sides = [
+            min(n_id, round(n_ood * (1 - ood_share) / ood_share)),
+            min(n_ood, round(n_id * ood_share / (1 - ood_share))),
+        ]
     if size is not None:
         if not 2 <= size <= sum(sides):
-            raise ValueError(f"size must be between 2 and the {sum(sides)} images ({sides[0]} ID, {sides[1]} OOD), got {size}")
+            raise ValueError(
+                f"size must be between 2 and the {sum(sides)} images ({sides[0]} ID, {sides[1]} OOD), got {size}"
+            )
         sides = apportion(size, sides)
     counts = [sides[0], *apportion(sides[1], available[1:])]
     if 0 in counts:
-        raise ValueError(f"ood_share={ood_share} and size={size} of {list(available)} images leave {counts} of the sets, ID first")
+        raise ValueError(
+            f"ood_share={ood_share} and size={size} of {list(available)} images leave {counts} of the sets, ID first"
+        )
     return counts
 
 
-def stream_order(available: Sequence[int], counts: Sequence[int], order: str = "mixed", seed: int = 0) -> Tensor:
+def stream_order(
+    available: Sequence[int], counts: Sequence[int], order: str = "mixed", seed: int = 0
+) -> Tensor:
     """Places of a stream `(Σ counts,)`, int64, in the concatenation of sets of `available` images, ID first.
 
     `mixed`: a seeded permutation. `id_first`: its ID images, then its OOD images. `blocks`: OOD sets one after another; ID
@@ -74,17 +85,26 @@ def stream_order(available: Sequence[int], counts: Sequence[int], order: str = "
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
     generator = torch.Generator().manual_seed(seed)
-    mix = torch.randperm(sum(counts), generator=generator)  # drawn first, so that it does not depend on what is left out
-    chosen = [torch.randperm(n, generator=generator)[:count].sort().values for n, count in zip(available, counts, strict=True)]
+    mix = torch.randperm(
+        sum(counts), generator=generator
+    )  # drawn first, so that it does not depend on what is left out
+    chosen = [
+        torch.randperm(n, generator=generator)[:count].sort().values
+        for n, count in zip(available, counts, strict=True)
+    ]
     starts = [0, *accumulate(available)]
     places = torch.cat([places + start for places, start in zip(chosen, starts[:-1], strict=True)])[mix]
-    which = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))[mix]  # 0: ID, k: the k-th OOD set
+    which = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))[
+        mix
+    ]  # 0: ID, k: the k-th OOD set
     if order == "mixed":
         return places
     block = (which > 0).long() if order == "id_first" else which - 1
     if order == "blocks":
         share = torch.tensor(apportion(counts[0], counts[1:]))
-        block[which == 0] = torch.arange(len(share)).repeat_interleave(share)[torch.randperm(counts[0], generator=generator)]
+        block[which == 0] = torch.arange(len(share)).repeat_interleave(share)[
+            torch.randperm(counts[0], generator=generator)
+        ]
     return places[block.argsort(stable=True)]
 
 
@@ -105,9 +125,15 @@ class MixedStream(Dataset):
     """
 
     def __init__(
-        self, id_set: Dataset, ood_sets: Dataset | Mapping[str, Dataset], transform: Callable[[Any], Any], seed: int = 0,
-        order: str = "mixed", ood_share: float | None = None, size: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        id_set: Dataset,
+        ood_sets: Dataset | Mapping[str, Dataset],
+        transform: Callable[[Any], Any],
+        seed: int = 0,
+        order: str = "mixed",
+        ood_share: float | None = None,
+        size: int | None = None,
+    ) -> None:
         named = dict(ood_sets) if isinstance(ood_sets, Mapping) else {"ood": ood_sets}
         if "id" in named:
             raise ValueError(f"an OOD set cannot be named 'id': {list(named)}")
@@ -149,7 +175,12 @@ class MixedStream(Dataset):
         label = -which if which else id_label(label, place, self.sets[0], negative=bool(why))
         if why:
             return lost_item(index, label, self.path(index), why)
-        return {"image": image, "label": label, "index": index, **({"path": self.path(index)} if self.has_paths else {})}
+        return {
+            "image": image,
+            "label": label,
+            "index": index,
+            **({"path": self.path(index)} if self.has_paths else {}),
+        }
 
     def path(self, index: int) -> str:
         """The path of the image at a place in the stream; "" where its set does not tell it."""
@@ -188,21 +219,35 @@ class OODDataModule(L.LightningDataModule):
     """
 
     def __init__(
-        self, id_set: Dataset, near: dict[str, Dataset] | None = None, far: dict[str, Dataset] | None = None,
-        class_names: list[str] | str | None = None, batch_size: int = 256, num_workers: int = 4, seed: int = 0,
-        transform: Callable[[Any], Any] | None = None, order: str = "mixed", ood_share: float | None = None,
-        size: int | None = None, mix: dict[str, list[str]] | None = None, features: str | None = None,
+        self,
+        id_set: Dataset,
+        near: dict[str, Dataset] | None = None,
+        far: dict[str, Dataset] | None = None,
+        class_names: list[str] | str | None = None,
+        batch_size: int = 256,
+        num_workers: int = 4,
+        seed: int = 0,
+        transform: Callable[[Any], Any] | None = None,
+        order: str = "mixed",
+        ood_share: float | None = None,
+        size: int | None = None,
+        mix: dict[str, list[str]] | None = None,
+        features: str | None = None,
         calibration: Dataset | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.features, self.calibration = features, calibration
         near, far = near or {}, far or {}
         if not near | far or set(near) & set(far):
-            raise ValueError(f"OOD sets must be near or far, and there must be one: got {list(near)} and {list(far)}")
+            raise ValueError(
+                f"OOD sets must be near or far, and there must be one: got {list(near)} and {list(far)}"
+            )
         self.id_set, self.ood_sets, self.mix = id_set, {**near, **far}, mix or {}
         for name, members in self.mix.items():
             if not members or not set(members) <= set(self.ood_sets) or len(set(members)) < len(members):
-                raise ValueError(f"mix {name!r} must name different OOD sets of {list(self.ood_sets)}, got {members}")
+                raise ValueError(
+                    f"mix {name!r} must name different OOD sets of {list(self.ood_sets)}, got {members}"
+                )
             if name in self.ood_sets:
                 raise ValueError(f"mix {name!r} has the name of an OOD set")
         self.groups = {}
@@ -210,7 +255,12 @@ class OODDataModule(L.LightningDataModule):
             kinds = {"near" if member in near else "far" for member in members}
             self.groups[name] = kinds.pop() if len(kinds) == 1 else "mixed"
         self.class_names = _class_names(class_names, getattr(id_set, "classes", None))
-        self.batch_size, self.num_workers, self.seed, self.transform = batch_size, num_workers, seed, transform
+        self.batch_size, self.num_workers, self.seed, self.transform = (
+            batch_size,
+            num_workers,
+            seed,
+            transform,
+        )
         self.order, self.ood_share, self.size = order, ood_share, size
 
     def _members(self) -> dict[str, list[str]]:
@@ -222,7 +272,9 @@ class OODDataModule(L.LightningDataModule):
         """Mix the streams, with the model's preprocessing unless a transform was given."""
         if stage == "validate":
             return
-        model: Any = self.trainer and self.trainer.lightning_module  # with a transform of its own it needs no trainer
+        model: Any = (
+            self.trainer and self.trainer.lightning_module
+        )  # with a transform of its own it needs no trainer
         transform = self.transform or model.preprocess
         _, label, why = read_item(self.id_set, 0, lambda image: image)  # before anything is loaded
         if not why:
@@ -231,13 +283,19 @@ class OODDataModule(L.LightningDataModule):
         for name, members in self._members().items():
             sets = {member: self.ood_sets[member] for member in members}
             try:
-                self.streams[name] = MixedStream(self.id_set, sets, transform, self.seed, self.order, self.ood_share, self.size)
+                self.streams[name] = MixedStream(
+                    self.id_set, sets, transform, self.seed, self.order, self.ood_share, self.size
+                )
             except ValueError as error:
                 raise ValueError(f"stream {name!r}: {error}") from error
         if self.features is not None:
-            cached = FeatureCache(self.features, tower_identity(model.clip, transform, self.trainer)).read(self._sets())
+            cached = FeatureCache(self.features, tower_identity(model.clip, transform, self.trainer)).read(
+                self._sets()
+            )
             self.streams = {
-                name: FeatureStream(stream, [cached["id"], *(cached[f"ood {member}"] for member in stream.ood_names)])
+                name: FeatureStream(
+                    stream, [cached["id"], *(cached[f"ood {member}"] for member in stream.ood_names)]
+                )
                 for name, stream in self.streams.items()
             }
 
@@ -252,7 +310,9 @@ class OODDataModule(L.LightningDataModule):
         if self.calibration is None:
             return []
         model: Any = self.trainer and self.trainer.lightning_module
-        return calibration_loader(self.calibration, self.transform or model.preprocess, self.batch_size, self.num_workers)
+        return calibration_loader(
+            self.calibration, self.transform or model.preprocess, self.batch_size, self.num_workers
+        )
 
     def _sets(self) -> dict[str, Dataset]:
         """Every data set, by its name in a feature cache."""
@@ -263,19 +323,31 @@ class OODDataModule(L.LightningDataModule):
         if self.features is None:
             raise ValueError("where to? Give the data module a folder: --data.features")
         transform = self.transform or model.preprocess
-        return encode_sets(trainer, model, self._sets(), transform, self.features, self.batch_size, self.num_workers)
+        return encode_sets(
+            trainer, model, self._sets(), transform, self.features, self.batch_size, self.num_workers
+        )
 
     def _loader(self, stream: MixedStream | FeatureStream) -> DataLoader:
         world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
         sampler = Shard(range(len(stream)), world, rank) if world > 1 else None
         if isinstance(stream, FeatureStream):
             return stream.loader(self.batch_size, sampler)
-        return DataLoader(stream, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers, collate_fn=collate)
+        return DataLoader(
+            stream,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+        )
 
 
 def _class_names(given: list[str] | str | None, classes: Sequence[str] | None) -> list[str] | None:
     if given is None:
-        return None if classes is None else [name.replace("_", " ") if isinstance(name, str) else name for name in classes]
+        return (
+            None
+            if classes is None
+            else [name.replace("_", " ") if isinstance(name, str) else name for name in classes]
+        )
     names = read_class_names(given) if isinstance(given, str | os.PathLike) else given
     if classes is not None and len(names) < len(classes):
         raise ValueError(f"{len(names)} class names for the {len(classes)} classes of the ID set")

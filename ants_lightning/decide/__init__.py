@@ -1,1 +1,1 @@
-"""From a score to OOD or not."""
+"""The decision: from an OOD score to OOD or not."""

@@ -40,8 +40,12 @@ WORDS: dict[str, Any] = {"nouns": word_list(NOUNS), "adjectives": word_list(ADJE
 # The sizes of this world, as in configs/demo.yaml; everything else is the default. τ is one over the miniature's own logit scale,
 # as 0.01 is one over CLIP's.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "model": {"keep": 0.7, "num_groups": 1, "temperature": 0.04},
-    "memory": {"refresh_every": 4, "min_images": 100, "delta": 0.5, "ens_size": 100, "init": "empty"},
+    "model": {"negatives": {**WORDS, "keep": 0.7}, "num_groups": 1, "temperature": 0.04},
+    "memory": {
+        "ens": {"size": 100, "init": "empty"},
+        "vsnl": {"delta": 0.5},
+        "schedule": {"every": 4, "min_images": 100},
+    },
 }
 
 
@@ -58,7 +62,9 @@ class DrawnImages(Dataset):
         self.classes = list(names)
         g = torch.Generator().manual_seed(seed)
         self.specs: Specs = sample_specs(n, self.classes, g, context=CONTEXT_SHARE)
-        self.images = torch.cat([draw_images(self.specs[i : i + 200], g, STREAM_WEAR) for i in range(0, n, 200)])
+        self.images = torch.cat(
+            [draw_images(self.specs[i : i + 200], g, STREAM_WEAR) for i in range(0, n, 200)]
+        )
         self.labels = [self.classes.index(THINGS[int(k)]) for k in self.specs.thing]
 
     def __len__(self) -> int:
@@ -83,15 +89,23 @@ class DemoDataModule(OODDataModule):
     """
 
     def __init__(
-        self, seed: int = 0, n_id: int = 600, n_ood: int = 600, batch_size: int = 32, features: str | None = None,
+        self,
+        seed: int = 0,
+        n_id: int = 600,
+        n_ood: int = 600,
+        batch_size: int = 32,
+        features: str | None = None,
         n_calibration: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         kinds = {"lookalikes": NEAR_CLASSES, "textures": list(TEXTURES), "scenes": SCENES}
         first = 1_000_003 * (seed + 1)  # far from the seeds of training
         super().__init__(
             id_set=DrawnImages(ID_CLASSES, n_id, first),
             near={"lookalikes": DrawnImages(kinds["lookalikes"], n_ood, first + 1)},
-            far={name: DrawnImages(kinds[name], n_ood, first + 2 + i) for i, name in enumerate(("textures", "scenes"))},
+            far={
+                name: DrawnImages(kinds[name], n_ood, first + 2 + i)
+                for i, name in enumerate(("textures", "scenes"))
+            },
             batch_size=batch_size,
             num_workers=0,
             seed=seed,

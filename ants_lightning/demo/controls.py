@@ -22,7 +22,8 @@ import torch
 from PIL.Image import Image
 
 from ants_lightning import ANTS, NegativeMemory, Report
-from ants_lightning.demo import CLIP, LLAVA, SETTINGS, WORDS, DemoDataModule
+from ants_lightning.common.groups import changed
+from ants_lightning.demo import CLIP, LLAVA, SETTINGS, DemoDataModule
 from ants_lightning.demo.world import OBJECTS, THINGS, caption, look_alikes
 from ants_lightning.mllm import MLLM, SIMILAR_PROMPT, TransformersMLLM
 
@@ -47,8 +48,10 @@ class PerfectCaptions:
         self, names: Sequence[str], count: int = 5, images: Sequence[Image | None] | None = None
     ) -> list[list[str] | None]:
         """What truly looks like the class; with an image, what it truly shows, and what looks like that."""
-        return [look_alikes(name, count) if image is None else self._alike(image, count)
-                for name, image in zip(names, images or [None] * len(names), strict=True)]  # fmt: skip
+        return [
+            look_alikes(name, count) if image is None else self._alike(image, count)
+            for name, image in zip(names, images or [None] * len(names), strict=True)
+        ]
 
     def _alike(self, image: Image, count: int) -> list[str]:
         specs, i = self.drawn[_key(image)]
@@ -73,7 +76,9 @@ class Blind:
 
     def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str | None]:
         """Sentences of random images of all streams and ID classes."""
-        return self.mllm.describe(self.rng.sample(self.images, len(images)) if self.sentences else images, avoid)
+        return self.mllm.describe(
+            self.rng.sample(self.images, len(images)) if self.sentences else images, avoid
+        )
 
     def similar_classes(
         self, names: Sequence[str], count: int = 5, images: Sequence[Image | None] | None = None
@@ -84,11 +89,16 @@ class Blind:
         return self.mllm.similar_classes(names, count, images)
 
 
-EYES = {"similar_images": True}
+EYES = {"vsnl": {"show_images": True}}
 CONTROLS: dict[str, dict[str, Any]] = {  # and the settings of `NegativeMemory`
-    "LLaVA": {}, "sentences of random images": {}, "random class names": {}, "perfect captions": {},
-    "LLaVA, no hygiene": {"hygiene": False}, "LLaVA, VSNL with eyes": EYES, "perfect captions, VSNL with eyes": EYES,
-}  # fmt: skip
+    "LLaVA": {},
+    "sentences of random images": {},
+    "random class names": {},
+    "perfect captions": {},
+    "LLaVA, no hygiene": {"hygiene": {"names": False}},
+    "LLaVA, VSNL with eyes": EYES,
+    "perfect captions, VSNL with eyes": EYES,
+}
 
 
 def _key(image: Image) -> bytes:
@@ -106,12 +116,18 @@ def run(seed: int, control: str, **settings: Any) -> dict[str, Any]:
         "random class names": lambda: Blind(llava, data, sentences=False, names=True),
         "perfect captions": lambda: PerfectCaptions(data),
     }
-    model = ANTS(CLIP, **WORDS, **SETTINGS["model"])
+    model = ANTS(CLIP, **SETTINGS["model"])
     report = Report()
     mllm = choices[control.split(", ")[0]]()
-    memory = NegativeMemory(mllm, **{**SETTINGS["memory"], **CONTROLS[control], **settings})
-    trainer = L.Trainer(callbacks=[memory, report], logger=False, enable_progress_bar=False, accelerator="cpu",
-                        default_root_dir="runs/controls", enable_model_summary=False)  # fmt: skip
+    memory = NegativeMemory(mllm, **changed(changed(SETTINGS["memory"], CONTROLS[control]), settings))
+    trainer = L.Trainer(
+        callbacks=[memory, report],
+        logger=False,
+        enable_progress_bar=False,
+        accelerator="cpu",
+        default_root_dir="runs/controls",
+        enable_model_summary=False,
+    )
     with contextlib.redirect_stdout(io.StringIO()):
         trainer.test(model, data, verbose=False)
     return report.results
@@ -131,21 +147,32 @@ def main() -> None:
     for control in args.controls:
         runs = [run(seed, control) for seed in args.seeds]
         streams = list(runs[0]["streams"])
-        out(f"\n{control}, seeds {args.seeds}\n\n| score | {' | '.join(streams)} |\n|---|{'---|' * len(streams)}\n")
+        out(
+            f"\n{control}, seeds {args.seeds}\n\n| score | {' | '.join(streams)} |\n|---|{'---|' * len(streams)}\n"
+        )
         for score in runs[0]["streams"][streams[0]]["scores"]:
             cells = []
             for stream in streams:
                 found = [r["streams"][stream]["scores"][score] for r in runs]
-                cells.append(" / ".join(f"{100 * statistics.mean(f[m] for f in found):.1f}" for m in ("auroc", "fpr95")))
+                cells.append(
+                    " / ".join(
+                        f"{100 * statistics.mean(f[m] for f in found):.1f}" for m in ("auroc", "fpr95")
+                    )
+                )
             out(f"| {score} | {' | '.join(cells)} |\n")
         wins = [sum(_above(r["streams"][stream]["scores"]) for r in runs) for stream in streams]
-        out(f"| seeds with ants above mcm and neglabel | {' | '.join(f'{n} of {len(runs)}' for n in wins)} |\n")
+        out(
+            f"| seeds with ants above mcm and neglabel | {' | '.join(f'{n} of {len(runs)}' for n in wins)} |\n"
+        )
         for name in ("lambda_paper", "lambda_prequential"):
             cells = [f"{statistics.mean(r['streams'][stream][name] for r in runs):.2f}" for stream in streams]
             out(f"| {name} | {' | '.join(cells)} |\n")
         for weight in ("paper", "prequential") if control == "LLaVA" else ():
             found = [run(seed, control, weight=weight)["streams"] for seed in args.seeds]
-            cells = [f"{100 * statistics.mean(f[s]['scores']['ants']['auroc'] for f in found):.2f}" for s in streams]
+            cells = [
+                f"{100 * statistics.mean(f[s]['scores']['ants']['auroc'] for f in found):.2f}"
+                for s in streams
+            ]
             out(f"| ants, weight: {weight} | {' | '.join(cells)} |\n")
 
 

@@ -14,7 +14,7 @@ import lightning as L
 from PIL.Image import Image
 
 from ants_lightning import ANTS, NegativeMemory, Report
-from ants_lightning.demo import CLIP, LLAVA, SETTINGS, WORDS, DemoDataModule
+from ants_lightning.demo import CLIP, LLAVA, SETTINGS, DemoDataModule
 from ants_lightning.mllm import TransformersMLLM
 
 
@@ -39,7 +39,12 @@ class NewStream(L.Callback):
         self.recorder = recorder
 
     def on_test_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """A new list for a new stream."""
         if batch_idx == 0:
@@ -57,8 +62,10 @@ def main() -> None:
     mllm, report = Recorder(), Report()
     data = DemoDataModule(seed=args.seed)
     callbacks = [NewStream(mllm), NegativeMemory(mllm, **SETTINGS["memory"], record=None), report]
-    trainer = L.Trainer(callbacks=callbacks, logger=False, default_root_dir="runs/figure", enable_model_summary=False)
-    trainer.test(ANTS(CLIP, **WORDS, **SETTINGS["model"]), data, verbose=False)
+    trainer = L.Trainer(
+        callbacks=callbacks, logger=False, default_root_dir="runs/figure", enable_model_summary=False
+    )
+    trainer.test(ANTS(CLIP, **SETTINGS["model"]), data, verbose=False)
     streams = report.results["streams"]
     figure = plt.figure(figsize=(10, 6.4), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.25])

@@ -18,10 +18,17 @@ from torch import Tensor
 from ants_lightning.demo.shapes import stamp
 
 COLORS: dict[str, tuple[float, float, float]] = {
-    "red": (0.86, 0.12, 0.12), "orange": (0.97, 0.55, 0.08), "yellow": (0.96, 0.88, 0.16), "green": (0.13, 0.62, 0.2),
-    "blue": (0.12, 0.3, 0.86), "purple": (0.5, 0.15, 0.66), "pink": (0.98, 0.55, 0.74), "brown": (0.46, 0.28, 0.13),
-    "white": (0.96, 0.96, 0.96), "black": (0.07, 0.07, 0.07),
-}  # fmt: skip
+    "red": (0.86, 0.12, 0.12),
+    "orange": (0.97, 0.55, 0.08),
+    "yellow": (0.96, 0.88, 0.16),
+    "green": (0.13, 0.62, 0.2),
+    "blue": (0.12, 0.3, 0.86),
+    "purple": (0.5, 0.15, 0.66),
+    "pink": (0.98, 0.55, 0.74),
+    "brown": (0.46, 0.28, 0.13),
+    "white": (0.96, 0.96, 0.96),
+    "black": (0.07, 0.07, 0.07),
+}
 
 
 def noise(n: int, cells: int, size: int, g: torch.Generator) -> Tensor:
@@ -41,7 +48,9 @@ def _triangle_wave(x: Tensor) -> Tensor:
 def _bricks(u: Tensor, v: Tensor, _: Tensor) -> Tensor:
     row = torch.floor(v / math.pi)
     shifted = u / 2 + (row % 2) * (math.pi / 2)
-    return torch.maximum(_soft(torch.sin(v).abs().neg() + 0.25, 12), _soft(torch.sin(shifted).abs().neg() + 0.13, 24))
+    return torch.maximum(
+        _soft(torch.sin(v).abs().neg() + 0.25, 12), _soft(torch.sin(shifted).abs().neg() + 0.13, 24)
+    )
 
 
 def _tiles(shape: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -58,9 +67,17 @@ def _tiles(shape: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 # Textures that are many of a shape.
 MOTIFS = {
-    "dots": "circle", "checks": "square", "honeycomb": "hexagon", "lattice": "cross", "chainmail": "ring",
-    "scallops": "crescent", "confetti": "triangle", "twinkles": "star", "valentine": "heart", "foliage": "leaf",
-}  # fmt: skip
+    "dots": "circle",
+    "checks": "square",
+    "honeycomb": "hexagon",
+    "lattice": "cross",
+    "chainmail": "ring",
+    "scallops": "crescent",
+    "confetti": "triangle",
+    "twinkles": "star",
+    "valentine": "heart",
+    "foliage": "leaf",
+}
 TEXTURES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "stripes": lambda u, v, r: _soft(torch.sin(u)),
     "waves": lambda u, v, r: _soft(torch.sin(u + 1.6 * torch.sin(v * 0.8))),
@@ -74,9 +91,17 @@ TEXTURES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 # The adjective of a texture, as "striped" is of "stripes": a second word for the same look.
 TEXTURE_ADJECTIVES = {
-    "stripes": "striped", "checks": "checkered", "dots": "dotted", "waves": "wavy", "bricks": "bricked",
-    "marble": "marbled", "scallops": "scalloped", "blotches": "blotchy", "foliage": "leafy", "twinkles": "starry",
-}  # fmt: skip
+    "stripes": "striped",
+    "checks": "checkered",
+    "dots": "dotted",
+    "waves": "wavy",
+    "bricks": "bricked",
+    "marble": "marbled",
+    "scallops": "scalloped",
+    "blotches": "blotchy",
+    "foliage": "leafy",
+    "twinkles": "starry",
+}
 
 
 def draw_textures(kind: str, first: Tensor, second: Tensor, size: int, g: torch.Generator) -> Tensor:
@@ -100,7 +125,12 @@ def _over(below: Tensor, color: Tensor, mask: Tensor) -> Tensor:
     return below + (color - below) * mask.unsqueeze(1)
 
 
-SKY, GRASS, SAND, WATER = _rgb(0.55, 0.78, 0.95), _rgb(0.3, 0.6, 0.22), _rgb(0.88, 0.76, 0.5), _rgb(0.1, 0.35, 0.65)
+SKY, GRASS, SAND, WATER = (
+    _rgb(0.55, 0.78, 0.95),
+    _rgb(0.3, 0.6, 0.22),
+    _rgb(0.88, 0.76, 0.5),
+    _rgb(0.1, 0.35, 0.65),
+)
 
 
 def draw_scenes(kind: str, n: int, size: int, g: torch.Generator) -> Tensor:
@@ -121,17 +151,30 @@ def draw_scenes(kind: str, n: int, size: int, g: torch.Generator) -> Tensor:
             img = _over(img, SAND * tone, _soft(dune - y, 40))
     elif kind == "sea":
         img = _over(img, WATER, below)
-        img = _over(img, _rgb(0.8, 0.9, 1.0), below * _soft(torch.sin(26 * y + 5 * coarse + 3 * x) + fine - 1.45, 12))
+        img = _over(
+            img, _rgb(0.8, 0.9, 1.0), below * _soft(torch.sin(26 * y + 5 * coarse + 3 * x) + fine - 1.45, 12)
+        )
     elif kind == "forest":
         img = _over(_rgb(0.12, 0.3, 0.12).expand_as(img), GRASS, coarse)
-        img = _over(img, _rgb(0.2, 0.12, 0.06), _soft(torch.sin(15 * x + phase + 2 * torch.sin(3 * x)) - 0.55, 20))
+        img = _over(
+            img, _rgb(0.2, 0.12, 0.06), _soft(torch.sin(15 * x + phase + 2 * torch.sin(3 * x)) - 0.55, 20)
+        )
     elif kind == "mountains":
-        peak = horizon + 0.55 - 0.5 * _triangle_wave(3.1 * x + phase) / 1.6 - 0.18 * _triangle_wave(7 * x + phase)
+        peak = (
+            horizon
+            + 0.55
+            - 0.5 * _triangle_wave(3.1 * x + phase) / 1.6
+            - 0.18 * _triangle_wave(7 * x + phase)
+        )
         img = _over(img, _rgb(0.42, 0.42, 0.47), _soft(peak - y, 40))
-        img = _over(img, _rgb(0.97, 0.97, 1.0), _soft(peak - y, 40) * _soft(y - horizon - 0.12 - 0.2 * fine, 30))
+        img = _over(
+            img, _rgb(0.97, 0.97, 1.0), _soft(peak - y, 40) * _soft(y - horizon - 0.12 - 0.2 * fine, 30)
+        )
         img = _over(img, GRASS * 0.8, _soft(horizon - 0.45 - y, 40))
     elif kind == "city":
-        tops = horizon - 0.2 + torch.rand(n, 1, 9, generator=g).repeat_interleave(size // 9 + 1, 2)[:, :, :size]
+        tops = (
+            horizon - 0.2 + torch.rand(n, 1, 9, generator=g).repeat_interleave(size // 9 + 1, 2)[:, :, :size]
+        )
         img = _over(img, _rgb(0.36, 0.37, 0.42), _soft(tops - y, 40))
         windows = (torch.sin(38 * x) > 0.2) & (torch.sin(34 * y + phase) > 0.1)
         img = _over(img, _rgb(0.95, 0.87, 0.5), windows * _soft(tops - 0.08 - y, 40))
@@ -156,7 +199,9 @@ def draw_scenes(kind: str, n: int, size: int, g: torch.Generator) -> Tensor:
         width, bend = (horizon - y) * 0.75 + 0.05, r(-0.4, 0.4)
         middle = x - bend * (horizon - y)
         img = _over(img, _rgb(0.3, 0.3, 0.32), below * _soft(width - middle.abs(), 40))
-        img = _over(img, _rgb(1, 1, 1), below * _soft(0.05 - middle.abs(), 60) * (torch.sin(16 * y + phase) > 0))
+        img = _over(
+            img, _rgb(1, 1, 1), below * _soft(0.05 - middle.abs(), 60) * (torch.sin(16 * y + phase) > 0)
+        )
     elif kind == "island":
         img = _over(img, WATER * 1.15, below)
         spot = (x - r(-0.4, 0.4)) ** 2 / 0.4 + (y - horizon) ** 2 / 0.12

@@ -27,7 +27,9 @@ from ants_lightning.demo.shapes import FAMILIES, SHAPES, stamp
 
 SIZE = 64
 CONTEXT_SHARE = 0.7  # of the objects in the streams stand where their kind is usually found
-STREAM_WEAR = 2.0  # of the images in the streams; those of training have 1: as test images differ from the web's
+STREAM_WEAR = (
+    2.0  # of the images in the streams; those of training have 1: as test images differ from the web's
+)
 BEHIND = 0.1  # of the captions of objects speak of nothing but a textured or scenic background
 SIZES = ["small", "large"]
 OBJECTS = list(SHAPES)
@@ -70,7 +72,9 @@ class Specs:
         return torch.where(self.object >= 0, self.object, self.background - len(COLORS) + len(OBJECTS))
 
 
-def sample_specs(n: int, names: list[str], g: torch.Generator, plain: float = 0.25, context: float = 0.0) -> Specs:
+def sample_specs(
+    n: int, names: list[str], g: torch.Generator, plain: float = 0.25, context: float = 0.0
+) -> Specs:
     """Specs of n images of `names` (objects, textures, scenes), in even shares and random order.
 
     A share `plain` of the objects stands on one colour; the others on textures and scenes, half and half. Then a share
@@ -82,7 +86,9 @@ def sample_specs(n: int, names: list[str], g: torch.Generator, plain: float = 0.
 
     unknown = set(names) - set(THINGS)
     if unknown or not names:
-        raise ValueError(f"no such things in the demo world: {sorted(unknown)}" if unknown else "names is empty")
+        raise ValueError(
+            f"no such things in the demo world: {sorted(unknown)}" if unknown else "names is empty"
+        )
     things = torch.tensor([THINGS.index(name) for name in names])
     thing = things[torch.randperm(max(n, len(names)), generator=g)[:n] % len(names)]
     is_object = thing < len(OBJECTS)
@@ -90,7 +96,9 @@ def sample_specs(n: int, names: list[str], g: torch.Generator, plain: float = 0.
     ground = torch.where(kind < plain, draw(len(COLORS)), len(COLORS) + draw(len(TEXTURES)))
     ground = torch.where(kind > (1 + plain) / 2, len(COLORS) + len(TEXTURES) + draw(len(SCENES)), ground)
     if context:
-        usual = torch.where(draw(2) == 0, thing % len(TEXTURES), len(TEXTURES) + thing * 5 % len(SCENES)) + len(COLORS)
+        usual = torch.where(
+            draw(2) == 0, thing % len(TEXTURES), len(TEXTURES) + thing * 5 % len(SCENES)
+        ) + len(COLORS)
         ground = torch.where(torch.rand(n, generator=g) < context, usual, ground)
     tint = draw(len(COLORS))
     offset = 1 + torch.randint(len(COLORS) - 1, (n,), generator=g)
@@ -117,7 +125,9 @@ def draw_images_and_masks(specs: Specs, g: torch.Generator, wear: float = 1.0) -
     mask = _draw_masks(specs, g)
     ink = _jitter(specs.color.clamp(min=0), g)
     edge = F.max_pool2d(mask, 3, stride=1, padding=1) - mask
-    tone = (ink.mean(1, keepdim=True) < 0.45).float().expand(-1, 3) * 0.9 + 0.05  # a light rim for dark ink, or dark for light
+    tone = (ink.mean(1, keepdim=True) < 0.45).float().expand(
+        -1, 3
+    ) * 0.9 + 0.05  # a light rim for dark ink, or dark for light
     img = img * (1 - mask) + ink[:, :, None, None] * mask
     img = img + (tone[:, :, None, None] - img) * edge * 0.7
     img = _occlude(img, g)
@@ -148,7 +158,9 @@ def _draw_backgrounds(specs: Specs, g: torch.Generator) -> Tensor:
         elif name in TEXTURES:
             first = _jitter(specs.tint[rows], g)
             offset = 1 + torch.randint(len(COLORS) - 1, (len(rows),), generator=g)
-            img[rows] = draw_textures(name, first, _jitter((specs.tint[rows] + offset) % len(COLORS), g), SIZE, g)
+            img[rows] = draw_textures(
+                name, first, _jitter((specs.tint[rows] + offset) % len(COLORS), g), SIZE, g
+            )
         else:
             img[rows] = draw_scenes(name, len(rows), SIZE, g)
     return img
@@ -202,7 +214,9 @@ def training_captions(specs: Specs, rng: random.Random) -> tuple[list[str], Tens
     for i, kind in enumerate(image_facts(specs)[:, 5].tolist()):
         obj, col, siz, bg, tint = (int(value[i]) for value in vars(specs).values())
         ground, color, size = BACKGROUNDS[bg], list(COLORS)[col], SIZES[siz]
-        behind = kind == 0 and bg >= len(COLORS) and rng.random() < BEHIND  # only what is behind the object is spoken of
+        behind = (
+            kind == 0 and bg >= len(COLORS) and rng.random() < BEHIND
+        )  # only what is behind the object is spoken of
         thing = ground if behind else THINGS[int(specs.thing[i])]
         u, said = rng.random(), {3: bg} if kind or behind else {0: obj}
         if u < 0.35 or behind:
@@ -213,18 +227,22 @@ def training_captions(specs: Specs, rng: random.Random) -> tuple[list[str], Tens
             text = caption(specs, i)
             said = {0: obj, 1: col, 2: siz, 3: bg, 4: tint if ground in TEXTURES else -1, 5: kind}
         elif kind == 0:
-            text, said = rng.choice([
-                (f"a {color} {thing}", {0: obj, 1: col}),
-                (f"a {size} {thing}", {0: obj, 2: siz}),
-                (f"a {size} {color} object", {1: col, 2: siz, 5: 0}),
-            ])  # fmt: skip
+            text, said = rng.choice(
+                [
+                    (f"a {color} {thing}", {0: obj, 1: col}),
+                    (f"a {size} {thing}", {0: obj, 2: siz}),
+                    (f"a {size} {color} object", {1: col, 2: siz, 5: 0}),
+                ]
+            )
         elif kind == 1:
             adjective = TEXTURE_ADJECTIVES.get(ground)
-            text, said = rng.choice([
-                (f"this is a {list(COLORS)[tint]} photo.", {4: tint, 5: 1}),
-                (f"this is a {adjective or 'patterned'} photo.", {3: bg} if adjective else {5: 1}),
-                ("the nice pattern.", {5: 1}),
-            ])  # fmt: skip
+            text, said = rng.choice(
+                [
+                    (f"this is a {list(COLORS)[tint]} photo.", {4: tint, 5: 1}),
+                    (f"this is a {adjective or 'patterned'} photo.", {3: bg} if adjective else {5: 1}),
+                    ("the nice pattern.", {5: 1}),
+                ]
+            )
         else:
             text, said = rng.choice(["this is a scenic photo.", "the nice landscape."]), {5: 2}
         texts.append(text)

@@ -1,11 +1,18 @@
-"""Refusals of what no equation can take: features and scores of wrong shape or value."""
+"""Checks of tensors: no equation sees features or scores of a wrong shape or value."""
 
 import torch
 from torch import Tensor
 
 
 def check_features(name: str, x: Tensor, dim: int | None = None, some: bool = False) -> None:
-    """Refuse anything but finite features `(n, d)`, d = `dim` where given, n > 0 with `some`; names the first bad row."""
+    """Raise a ValueError for anything but finite features `(n, d)`; it names the first bad row.
+
+    Args:
+        name: of the features, for the error.
+        x: the features.
+        dim: what d must be; None: anything.
+        some: whether n must be larger than 0.
+    """
     if x.ndim != 2:
         raise ValueError(f"{name} must have shape (n, d), got {tuple(x.shape)}")
     if dim is not None and x.shape[1] != dim:
@@ -18,7 +25,7 @@ def check_features(name: str, x: Tensor, dim: int | None = None, some: bool = Fa
 
 
 def check_scores(name: str, scores: Tensor) -> None:
-    """Refuse scores outside [0, 1], NaN among them; the error names the first."""
+    """Raise a ValueError for scores of any shape that are NaN or outside [0, 1]; it names the first."""
     bad = ~((scores >= 0) & (scores <= 1))
     if bad.any():
         raise ValueError(f"{name} must lie in [0, 1], got {scores[bad][0].item()}")

@@ -1,4 +1,4 @@
-"""What ANTS mines: negative labels, negative images and similar classes. Pure functions."""
+"""What ANTS mines: negative labels and negative images. Pure functions."""
 
 import math
 from collections.abc import Sequence
@@ -6,22 +6,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ants_lightning.common.settings import check_positive_shares, check_shares
 from ants_lightning.method.checks import check_features, check_scores
+from ants_lightning.method.chunks import split_rows
 from ants_lightning.method.counts import count_of, share_of
 
-_CHUNK = 8_000_000  # cosines at a time
 
-
-def mine_negative_labels(candidate_text: Tensor, id_text: Tensor, keep: int | float, percentile: float = 0.95) -> Tensor:
+def mine_negative_labels(
+    candidate_text: Tensor, id_text: Tensor, keep: int | float, percentile: float = 0.95
+) -> Tensor:
     """The candidates that are farthest from the ID classes (NegMining of NegLabel, Jiang et al., ICLR 2024).
 
-    A candidate's nearness is the `percentile` over classes of its cosine with the class texts; the lowest are kept.
+    A candidate is as near as the `percentile` of its cosines with the class texts; the lowest are kept.
     ValueError for wrong shapes, NaN or Inf, empty input, `keep` or `percentile` out of range.
 
     Args:
         candidate_text: `(m, d)`, L2-normalised.
         id_text: t, `(C, d)`, L2-normalised.
-        keep: how many: a count ≥ 1 (int), or a share in (0, 1] (float), rounded up; never more than there are.
+        keep: a count ≥ 1 (int), or a share in (0, 1] (float), rounded up; never more than there are.
         percentile: in [0, 1].
 
     Returns:
@@ -29,25 +31,30 @@ def mine_negative_labels(candidate_text: Tensor, id_text: Tensor, keep: int | fl
     """
     check_features("id_text", id_text, some=True)
     check_features("candidate_text", candidate_text, id_text.shape[1], some=True)
-    if not 0 <= percentile <= 1:
-        raise ValueError(f"percentile must lie in [0, 1], got {percentile}")
+    check_shares(percentile=percentile)
     count = count_of(keep, len(candidate_text))
-    parts = candidate_text.split(max(1, _CHUNK // len(id_text)))
-    nearness = torch.cat([_percentile(part.float() @ id_text.float().T, percentile) for part in parts])
+    parts = split_rows(candidate_text, width=len(id_text))
+    cosines = (part.float() @ id_text.float().T for part in parts)  # (part, C) each
+    nearness = torch.cat([_percentile(some, percentile) for some in cosines])  # (m,)
     return nearness.sort(stable=True).indices[:count]
 
 
 def _percentile(x: Tensor, share: float) -> Tensor:
-    """The quantile of each row of `(n, C)` with linear interpolation, `(n,)`: `torch.quantile` without sorting the whole row."""
+    """The quantile of each row of `(n, C)`, linearly interpolated, `(n,)`.
+
+    Like `torch.quantile`, but without sorting whole rows.
+    """
     if share < 0.5:
         return -_percentile(-x, 1 - share)
     place = share * (x.shape[1] - 1)
-    largest = x.topk(x.shape[1] - math.floor(place), dim=1).values
+    largest = x.topk(x.shape[1] - math.floor(place), dim=1).values  # (n, k), largest first
     return largest[:, -1].lerp(largest[:, -2:][:, 0], place % 1)
 
 
 def without_names(words: Sequence[str], class_names: Sequence[str]) -> list[str]:
-    """Candidates, each once, that are no ID class name but for case: NegLabel's rule (an MLLM's answers get all of `Hygiene`).
+    """Words, each once, without those that are ID class names when case is ignored (NegLabel's rule).
+
+    Answers of an MLLM have to pass all rules of `adapt.hygiene` instead.
 
     >>> without_names(["gong", "Star", "gong", "sea"], ["star"])
     ['gong', 'sea']
@@ -59,8 +66,9 @@ def without_names(words: Sequence[str], class_names: Sequence[str]) -> list[str]
 def mine_negative_images(id_scores: Tensor, gamma: float, eta: float) -> tuple[Tensor, float]:
     """The images of the history that look OOD (ANTS eq. 5 and 6).
 
-    Candidates have S < γ; the negative images are the lowest η of them; γ* is the largest S among those. ValueError for
-    S outside [0, 1] (NaN too) or no vector, γ or η out of range.
+    Candidates are the images with S < γ; the negative images are the share η of them with the lowest S; γ* is
+    the largest S among those. ValueError for S that is no vector, NaN or outside [0, 1], or a γ or η that is
+    out of range.
 
     Args:
         id_scores: S_nl of the history, `(n,)` in [0, 1], larger = more ID.
@@ -68,8 +76,8 @@ def mine_negative_images(id_scores: Tensor, gamma: float, eta: float) -> tuple[T
         eta: η in (0, 1], the share of the candidates, rounded up.
 
     Returns:
-        Indices of the negative images, `(k,)`, int64, lowest S first (ties: earliest first), and γ*; with no candidate
-        the indices are empty and γ* is γ.
+        Indices of the negative images, `(k,)`, int64, lowest S first (ties: earliest first), and γ*. Without
+        candidates the indices are empty and γ* is γ.
 
     Example:
         >>> mine_negative_images(torch.tensor([0.5, 0.99, 0.125, 0.8, 0.25]), gamma=0.75, eta=0.5)
@@ -78,10 +86,8 @@ def mine_negative_images(id_scores: Tensor, gamma: float, eta: float) -> tuple[T
     if id_scores.ndim != 1:
         raise ValueError(f"id_scores must have shape (n,), got {tuple(id_scores.shape)}")
     check_scores("id_scores", id_scores)
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
-    if not 0 < eta <= 1:
-        raise ValueError(f"eta must lie in (0, 1], got {eta}")
+    check_shares(gamma=gamma)
+    check_positive_shares(eta=eta)
     count = share_of(eta, int((id_scores < gamma).sum()))
     if not count:
         return torch.empty(0, dtype=torch.long, device=id_scores.device), gamma
@@ -89,11 +95,11 @@ def mine_negative_images(id_scores: Tensor, gamma: float, eta: float) -> tuple[T
     return indices[:count], values[count - 1].item()
 
 
-def histogram_threshold(id_scores: Tensor, eta: float) -> float:
-    """γ* of the authors' code, in place of eq. 6: the η-percentile of the scores below an edge of their histogram.
+def histogram_gamma_star(id_scores: Tensor, eta: float) -> float:
+    """γ* of the authors' code, in place of ANTS eq. 6: a percentile of the scores below a histogram's edge.
 
-    The edge is where the numbers of scores in two neighbouring bins, of ten 0.1 wide, differ most (the first such); ValueError
-    for scores outside [0, 1] or η out of range.
+    The histogram has ten bins, 0.1 wide; the edge is the first between the two neighbours whose counts differ
+    most; γ* is the η-percentile. ValueError for scores outside [0, 1] or η out of range.
 
     Args:
         id_scores: S_nl of the history, `(n,)` in [0, 1].
@@ -103,15 +109,12 @@ def histogram_threshold(id_scores: Tensor, eta: float) -> float:
         γ* (linear interpolation); the edge itself where no score is below it.
 
     Example:
-        >>> round(histogram_threshold(torch.tensor([0.05, 0.15, 0.25, 0.95, 0.95, 0.95, 0.95]), eta=0.5), 6)
+        >>> round(histogram_gamma_star(torch.tensor([0.05, 0.15, 0.25, 0.95, 0.95, 0.95, 0.95]), eta=0.5), 6)
         0.15
     """
     check_scores("id_scores", id_scores)
-    if not 0 < eta <= 1:
-        raise ValueError(f"eta must lie in (0, 1], got {eta}")
+    check_positive_shares(eta=eta)
     counts = torch.histc(id_scores.float(), bins=10, min=0, max=1)
     edge = (int(counts.diff().abs().argmax()) + 1) / 10
     below = id_scores[id_scores < edge].double()
     return float(below.quantile(eta)) if len(below) else edge
-
-

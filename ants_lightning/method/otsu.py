@@ -1,17 +1,43 @@
-"""Otsu's cut of scores in two (1979)."""
+"""Otsu's cut of scores in two (N. Otsu, 1979): where the variance between the two sides is largest."""
 
 import torch
 from torch import Tensor
 
+from ants_lightning.common.settings import check_shares
 from ants_lightning.method.checks import check_scores
 
 BINS = 1000
 
 
-def separation(id_scores: Tensor) -> float:
-    """How far the history falls into two heaps: the largest share of its variance that one cut explains (Otsu, 1979).
+def between_variance(below: Tensor, sum_below: Tensor, total: Tensor) -> Tensor:
+    """`n₀n₁(μ₀ - μ₁)²` of cuts: largest where the variance within the two sides is least (Otsu, 1979).
 
-    A uniform history has 0.75, a normal one 2/π = 0.64, one of two values 1. ValueError for scores outside [0, 1] (NaN too).
+    Args:
+        below: n₀, how many scores are below each of k cuts, `(k,)`, float64.
+        sum_below: their sums, `(k,)`.
+        total: number and sum of all scores, `(2,)`.
+
+    Returns:
+        `(k,)`; -1 where a side is empty.
+    """
+    above = total[0] - below  # n₁, (k,)
+    apart = sum_below / below - (total[1] - sum_below) / above  # μ₀ - μ₁, (k,)
+    return torch.where((below > 0) & (above > 0), below * above * apart**2, -1.0)
+
+
+def _best_cut(between: Tensor) -> int | None:
+    """The middle one of equally good cuts; None where no cut has scores on both sides."""
+    if not len(between) or between.max() < 0:
+        return None
+    best = (between == between.max()).nonzero()[:, 0]
+    return int(best[len(best) // 2])
+
+
+def separation(id_scores: Tensor) -> float:
+    """How clearly scores form two heaps: the largest share of variance that one cut explains (Otsu, 1979).
+
+    A uniform history has 0.75, a normal one 2/π = 0.64, and one of two values 1. ValueError for scores that
+    are NaN or outside [0, 1].
 
     Args:
         id_scores: S_nl, `(n,)` in [0, 1].
@@ -20,42 +46,51 @@ def separation(id_scores: Tensor) -> float:
         In [0, 1]; 0 where all scores are alike or there are none.
 
     Example:
-        >>> separation(torch.tensor([0.0, 0.25, 0.75, 1.0]))  # variance 0.15625, of which 0.140625 between the halves
+        >>> separation(torch.tensor([0.0, 0.25, 0.75, 1.0]))  # 0.140625 of the variance 0.15625
         0.9
     """
     check_scores("id_scores", id_scores)
     ordered = id_scores.double().sort().values
     if not len(ordered) or ordered[0] == ordered[-1]:
         return 0.0
-    centred = ordered - ordered.mean()
-    below = torch.arange(1, len(ordered), dtype=torch.float64, device=ordered.device)  # images under each cut
-    between = centred.cumsum(0)[:-1] ** 2 * (1 / below + 1 / (len(ordered) - below))  # n₀μ₀² + n₁μ₁², as n₀μ₀ = -n₁μ₁
-    return float(between.max() / (centred**2).sum())
+    n, centred = len(ordered), ordered - ordered.mean()
+    # A cut after each score but the last, (n - 1,).
+    below = torch.arange(1, n, dtype=torch.float64, device=ordered.device)
+    total = ordered.new_tensor([n, 0.0])  # the sum of centred scores is 0
+    between = between_variance(below, centred.cumsum(0)[:-1], total)
+    return float(between.max() / (n * (centred**2).sum()))
 
 
 def shows_negatives(id_scores: Tensor, min_separation: float) -> bool:
-    """Whether a history looks as if it held OOD images: two heaps, or (median S_nl < 0.5) little else.
+    """Whether a history seems to hold OOD images: scores form two heaps, or their median is below 0.5.
+
+    A guard of this package, in no paper. ValueError for scores or `min_separation` outside [0, 1].
 
     Args:
         id_scores: S_nl, `(n,)` in [0, 1].
-        min_separation: least `separation` of two heaps, in [0, 1]; what a history of nothing but ID images has is a property of the
-            model and the classes, so it has to be measured on such a stream.
+        min_separation: the least `separation` that counts as two heaps, in [0, 1]. What ID images alone reach
+            depends on the model and the classes, and has to be measured.
 
     Example:
-        >>> shows_negatives(torch.linspace(0.5, 1, 100), 0.8), shows_negatives(torch.linspace(0, 0.4, 100), 0.8)
+        >>> high, low = torch.linspace(0.5, 1, 100), torch.linspace(0, 0.4, 100)
+        >>> shows_negatives(high, 0.8), shows_negatives(low, 0.8)
         (False, True)
     """
-    if not 0 <= min_separation <= 1:
-        raise ValueError(f"min_separation must lie in [0, 1], got {min_separation}")
+    check_shares(min_separation=min_separation)
     separated = separation(id_scores) >= min_separation
     return separated or (len(id_scores) > 0 and float(id_scores.median()) < 0.5)
 
 
 def histogram(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """How many scores `(n,)` in [0, 1] are in each bin `[k/BINS, (k+1)/BINS)`, the last with 1, and their sums.
+    """The histogram that `otsu_edge` cuts: number and sum of the scores in each bin `[k/BINS, (k+1)/BINS)`.
+
+    Histograms of parts add up to that of the whole.
+
+    Args:
+        scores: `(n,)` in [0, 1]; 1 goes to the last bin.
 
     Returns:
-        Two `(BINS,)`, float64: the histograms of parts add up to that of the whole.
+        Counts and sums, each `(BINS,)`, float64, on the CPU.
     """
     scores = scores.double().cpu()
     edges = torch.arange(1, BINS, dtype=torch.float64) / BINS
@@ -67,7 +102,8 @@ def histogram(scores: Tensor) -> tuple[Tensor, Tensor]:
 def otsu_edge(counts: Tensor, sums: Tensor) -> float:
     """The edge of a `histogram` that cuts its scores into two sets of least variance within (Otsu, 1979).
 
-    The very cut that a search among all edges with all scores at hand finds, as only counts and means of the sides matter.
+    It is exact: a search among all edges with the scores themselves finds the same one, since only the number
+    and the mean of the scores on each side matter.
 
     Args:
         counts: `(BINS,)`.
@@ -80,12 +116,28 @@ def otsu_edge(counts: Tensor, sums: Tensor) -> float:
         >>> otsu_edge(*histogram(torch.tensor([0.1055, 0.1255, 0.9055])))  # 0.126 to 0.905 are alike
         0.516
     """
-    n, total = counts.sum(), sums.sum()
-    below, sum_below = counts.cumsum(0)[:-1], sums.cumsum(0)[:-1]
-    above = n - below
-    between = below * above * (sum_below / below - (total - sum_below) / above) ** 2
-    between = torch.where((below > 0) & (above > 0), between, -1.0)
-    if not len(between) or between.max() < 0:
-        return 0.5
-    best = (between == between.max()).nonzero()[:, 0]
-    return (int(best[len(best) // 2]) + 1) / BINS
+    total = torch.stack([counts.sum(), sums.sum()])
+    best = _best_cut(between_variance(counts.cumsum(0)[:-1], sums.cumsum(0)[:-1], total))
+    return 0.5 if best is None else (best + 1) / BINS
+
+
+def otsu_cut(scores: Tensor) -> float:
+    """TANL's γ: of 0, 0.01, …, 0.99 the cut of scores into two sets of least variance within (Otsu, 1979).
+
+    Args:
+        scores: `(n,)` in [0, 1].
+
+    Returns:
+        The middle one of equally good cuts; 0.5 where no cut has scores on both sides.
+
+    Example:
+        >>> otsu_cut(torch.tensor([0.105, 0.125, 0.905]))  # 0.13 to 0.90 are alike
+        0.52
+    """
+    ordered = scores.double().sort().values
+    cuts = torch.arange(100, dtype=torch.float64, device=scores.device) / 100
+    below = torch.searchsorted(ordered, cuts)  # how many scores are under each cut, (100,)
+    sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])  # of the lowest 0, 1, …, n scores, (n + 1,)
+    total = torch.stack([ordered.new_tensor(len(ordered)), sums[-1]])
+    best = _best_cut(between_variance(below.double(), sums[below], total))
+    return 0.5 if best is None else best / 100

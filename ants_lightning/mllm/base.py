@@ -36,7 +36,7 @@ class MLLM(Protocol):
     ) -> list[list[str] | None]:
         """For each class up to `count` other class names that share visual features with it (ANTS eq. 11).
 
-        `images`, given only with `NegativeMemory(similar_images=True)`: a likely-OOD image taken for the class, or None.
+        `images`, given only with `VSNL(show_images=True)`: a likely-OOD image taken for the class, or None.
         """
 
 
@@ -70,14 +70,27 @@ class ChatMLLM:
     heard: str = ""
 
     def __init__(
-        self, max_new_tokens: int = 48, max_image_side: int | None = None, describe_prompt: str = DESCRIBE_PROMPT,
-        similar_prompt: str = SIMILAR_PROMPT, similar_image_prompt: str = SIMILAR_IMAGE_PROMPT,
-    ) -> None:  # fmt: skip
+        self,
+        max_new_tokens: int = 48,
+        max_image_side: int | None = None,
+        describe_prompt: str = DESCRIBE_PROMPT,
+        similar_prompt: str = SIMILAR_PROMPT,
+        similar_image_prompt: str = SIMILAR_IMAGE_PROMPT,
+    ) -> None:
         if max_new_tokens < 1 or (max_image_side is not None and max_image_side < 1):
-            raise ValueError(f"max_new_tokens and max_image_side must be at least 1, got {max_new_tokens} and {max_image_side}")
-        self.prompts = {"describe": describe_prompt, "similar": similar_prompt, "similar_image": similar_image_prompt}
+            raise ValueError(
+                f"max_new_tokens and max_image_side must be at least 1, got {max_new_tokens} and {max_image_side}"
+            )
+        self.prompts = {
+            "describe": describe_prompt,
+            "similar": similar_prompt,
+            "similar_image": similar_image_prompt,
+        }
         for name, prompt in self.prompts.items():
-            unknown = {field for _, field, _, _ in Formatter().parse(prompt) if field is not None} - {"name", "count"}
+            unknown = {field for _, field, _, _ in Formatter().parse(prompt) if field is not None} - {
+                "name",
+                "count",
+            }
             if unknown:
                 raise ValueError(f"{name}_prompt has unknown fields {sorted(unknown)}: {prompt!r}")
         self.max_new_tokens, self.max_image_side = max_new_tokens, max_image_side
@@ -91,12 +104,18 @@ class ChatMLLM:
 
     def identity(self) -> dict[str, Any]:
         """All that the answers depend on, besides the question."""
-        return {"prompts": self.prompts, "max_new_tokens": self.max_new_tokens, "max_image_side": self.max_image_side}
+        return {
+            "prompts": self.prompts,
+            "max_new_tokens": self.max_new_tokens,
+            "max_image_side": self.max_image_side,
+        }
 
     def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str | None]:
         """See `MLLM.describe`; "" where the answer held nothing."""
         pairs = zip(images, avoid, strict=True)
-        answers = self._heard(self.answer([self._question("describe", image, {"name": name}) for image, name in pairs]))
+        answers = self._heard(
+            self.answer([self._question("describe", image, {"name": name}) for image, name in pairs])
+        )
         return [None if answer is None else parse_sentence(answer) for answer in answers]
 
     def similar_classes(
@@ -104,10 +123,16 @@ class ChatMLLM:
     ) -> list[list[str] | None]:
         """See `MLLM.similar_classes`."""
         pairs = zip(names, images or [None] * len(names), strict=True)
-        answers = self._heard(self.answer([
-            self._question("similar" if image is None else "similar_image", image, {"name": name, "count": count})
-            for name, image in pairs
-        ]))  # fmt: skip
+        answers = self._heard(
+            self.answer(
+                [
+                    self._question(
+                        "similar" if image is None else "similar_image", image, {"name": name, "count": count}
+                    )
+                    for name, image in pairs
+                ]
+            )
+        )
         return [None if answer is None else parse_names(answer, count) for answer in answers]
 
     def _question(self, kind: str, image: Image | None, fields: Mapping[str, Any]) -> Question:

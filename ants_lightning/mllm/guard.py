@@ -40,7 +40,11 @@ class Guard:
         self.asking = False  # a question is under way
         self._warned: set[str] = set()
         self._of_this_run: set[Asked] = set()  # in the record, got by this run before it was interrupted
-        self._refresh, self._failed, self._next = 0, 0, 0  # refreshes, failed ones in a row, when to ask again
+        self._refresh, self._failed, self._next = (
+            0,
+            0,
+            0,
+        )  # refreshes, failed ones in a row, when to ask again
         self._gone, self._heard = False, False  # in this refresh: nobody answers; something was answered
         self.reset()
 
@@ -101,7 +105,9 @@ class Guard:
         self.counts["mllm_failures"] += count
         if what not in self._warned:
             self._warned.add(what)
-            logger.warning("%s failed (%s: %.500s); the run goes on without", what, type(error).__name__, error)
+            logger.warning(
+                "%s failed (%s: %.500s); the run goes on without", what, type(error).__name__, error
+            )
 
     def unread(self, error: Exception) -> None:
         """Count an image that cannot be read."""
@@ -112,7 +118,12 @@ class Guard:
         """`MLLM.describe`; None for each image that it fails at."""
         pairs = list(zip(images, avoid, strict=True))
         self.counts["mllm_shown"] += len(pairs)
-        return self._ask("describe", pairs, None, lambda some: self.mllm.describe([i for i, _ in some], [n for _, n in some]))
+        return self._ask(
+            "describe",
+            pairs,
+            None,
+            lambda some: self.mllm.describe([i for i, _ in some], [n for _, n in some]),
+        )
 
     def similar_classes(
         self, names: Sequence[str], count: int, images: Sequence[Image | None] | None = None
@@ -123,17 +134,26 @@ class Guard:
             more = [] if images is None else [[image for image, _ in some]]
             return self.mllm.similar_classes([name for _, name in some], count, *more)
 
-        return self._ask("similar_classes", list(zip(images or [None] * len(names), names, strict=True)), count, ask)
+        return self._ask(
+            "similar_classes", list(zip(images or [None] * len(names), names, strict=True)), count, ask
+        )
 
-    def _ask(self, what: str, pairs: list[Any], count: int | None, ask: Callable[[list[Any]], Sequence[Any]]) -> list[Any]:
+    def _ask(
+        self, what: str, pairs: list[Any], count: int | None, ask: Callable[[list[Any]], Sequence[Any]]
+    ) -> list[Any]:
         """Answers to questions `(image, name)`: from the record, or asked for and checked."""
         start = time.monotonic()
         answers: list[Any] = [None] * len(pairs)
         asked: list[Asked] = []
         if self.record is not None:
-            asked = [Asked(what, name, count, None if image is None else pixel_hash(image)) for image, name in pairs]
+            asked = [
+                Asked(what, name, count, None if image is None else pixel_hash(image))
+                for image, name in pairs
+            ]
             answers = [self.record.answers.get(question) for question in asked]
-            self._count_recalled([(q, answer) for q, answer in zip(asked, answers, strict=True) if answer is not None])
+            self._count_recalled(
+                [(q, answer) for q, answer in zip(asked, answers, strict=True) if answer is not None]
+            )
         missing = [i for i, answer in enumerate(answers) if answer is None]
         if missing and self._refresh >= self._next and not self._gone:
             for i, answer in zip(missing, self._answers(what, [pairs[i] for i in missing], ask), strict=True):
@@ -149,8 +169,14 @@ class Guard:
         try:
             with self.question():
                 got = ask(pairs)
-            if not isinstance(got, list) or len(got) != len(pairs) or not all(_fits(what, answer) for answer in got):
-                raise TypeError(f"{len(pairs)} questions, and an answer of another length or type: {got!r:.100}")
+            if (
+                not isinstance(got, list)
+                or len(got) != len(pairs)
+                or not all(_fits(what, answer) for answer in got)
+            ):
+                raise TypeError(
+                    f"{len(pairs)} questions, and an answer of another length or type: {got!r:.100}"
+                )
         except Exception as error:  # whatever a model or a server throws
             self.failed(f"mllm.{what}", len(pairs), error)
             self.error = f"mllm.{what}: {type(error).__name__}: {error!s:.500}"
@@ -184,10 +210,13 @@ class Guard:
     def state(self) -> dict[str, Any]:
         """See `ANTS.state`."""
         return {
-            "counts": dict(self.counts), "warned": list(self._warned), "error": self.error, "heard": self._heard,
+            "counts": dict(self.counts),
+            "warned": list(self._warned),
+            "error": self.error,
+            "heard": self._heard,
             "pause": [self._refresh, self._failed, self._next],
             "recorded": None if self.record is None else [self._began, self.record.count],
-        }  # fmt: skip
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become what `state` told; what stands in the record after it are answers that this run got later, before it ended."""

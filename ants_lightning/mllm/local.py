@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
 from ants_lightning.common.settings import check_counts, check_flags, plain, plain_path
 from ants_lightning.mllm.base import ChatMLLM, Question
@@ -47,10 +46,16 @@ class TransformersMLLM(ChatMLLM):
     """
 
     def __init__(
-        self, model: str | os.PathLike[str], revision: str | None = None, quantization: Literal["nf4", "int8", "none"] = "nf4",
-        compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto", attention: str | None = None,
-        batch_size: int = 16, offload: bool = False, **chat: Any,
-    ) -> None:  # fmt: skip
+        self,
+        model: str | os.PathLike[str],
+        revision: str | None = None,
+        quantization: Literal["nf4", "int8", "none"] = "nf4",
+        compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        attention: str | None = None,
+        batch_size: int = 16,
+        offload: bool = False,
+        **chat: Any,
+    ) -> None:
         super().__init__(**chat)
         if quantization not in ("nf4", "int8", "none") or compute_dtype not in DTYPES:
             raise ValueError(f"unknown quantization or compute_dtype: {quantization!r}, {compute_dtype!r}")
@@ -71,15 +76,24 @@ class TransformersMLLM(ChatMLLM):
 
     def identity(self) -> dict[str, Any]:
         """See `ChatMLLM.identity`; known after `setup`. No paths in it, so that a record can move to another machine."""
-        own = {"model": self.name, "revision": self.commit, "quantization": self.quantization, "dtype": str(self.dtype)}
+        own = {
+            "model": self.name,
+            "revision": self.commit,
+            "quantization": self.quantization,
+            "dtype": str(self.dtype),
+        }
         if Path(self.name).is_dir():
             own["model"] = Path(self.name).resolve().name
         return {**own, **super().identity()}
 
     def setup(self, device: torch.device) -> None:
         """Read configuration and processor, look at the weight files, and find what is to be quantised; no weights are read."""
+        from transformers import AutoModelForImageTextToText
+
         folder = Path(self.name)
-        if (os.path.isabs(self.name) or self.name.startswith(".") or self.name.count("/") > 1) and not folder.is_dir():
+        if (
+            os.path.isabs(self.name) or self.name.startswith(".") or self.name.count("/") > 1
+        ) and not folder.is_dir():
             raise OSError(f"no such model folder: {self.name}")
         self.device = device
         auto = "bfloat16" if device.type == "cuda" else "float32"
@@ -102,6 +116,8 @@ class TransformersMLLM(ChatMLLM):
 
     def _read(self) -> tuple[Any, Any]:
         """Configuration and processor."""
+        from transformers import AutoConfig, AutoProcessor
+
         try:
             config = AutoConfig.from_pretrained(self.name, revision=self.revision)
             processor = AutoProcessor.from_pretrained(self.name, revision=self.revision)
@@ -109,11 +125,18 @@ class TransformersMLLM(ChatMLLM):
             raise
         except Exception as error:  # of many kinds: a torn tokenizer.json is a bare Exception
             torn = pointers(Path(self.name)) if Path(self.name).is_dir() else []
-            hint = f" ({', '.join(torn)} are git-lfs pointers: `git lfs pull` fetches the files)" if torn else ""
+            hint = (
+                f" ({', '.join(torn)} are git-lfs pointers: `git lfs pull` fetches the files)" if torn else ""
+            )
             raise OSError(f"{self.name}: configuration or processor cannot be read{hint}: {error}") from error
-        if getattr(processor, "tokenizer", None) is None or getattr(processor, "image_processor", None) is None:
-            raise ValueError(f"{self.name}: its processor ({type(processor).__name__}) is not one for texts with images. Files "
-                             "such as preprocessor_config.json or tokenizer.json are missing, or the model cannot see")  # fmt: skip
+        if (
+            getattr(processor, "tokenizer", None) is None
+            or getattr(processor, "image_processor", None) is None
+        ):
+            raise ValueError(
+                f"{self.name}: its processor ({type(processor).__name__}) is not one for texts with images. Files "
+                "such as preprocessor_config.json or tokenizer.json are missing, or the model cannot see"
+            )
         processor.tokenizer.padding_side = "left"  # batched answers equal single ones only so
         if processor.tokenizer.pad_token is None:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
@@ -140,28 +163,54 @@ class TransformersMLLM(ChatMLLM):
             raise RuntimeError(f"{self.name} is not set up: call setup(device) first")
         if self.model is not None:
             return
+        from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
         configs = {
             "nf4": BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=self.dtype, llm_int8_skip_modules=self.unquantised,
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=self.dtype,
+                llm_int8_skip_modules=self.unquantised,
             ),
             "int8": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=self.unquantised),
-        }  # fmt: skip
+        }
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            self.name, revision=self.revision, dtype=self.dtype, device_map={"": self.device}, use_safetensors=True,
-            attn_implementation=self.attention, quantization_config=configs.get(self.quantization), output_loading_info=True,
-        )  # fmt: skip
+            self.name,
+            revision=self.revision,
+            dtype=self.dtype,
+            device_map={"": self.device},
+            use_safetensors=True,
+            attn_implementation=self.attention,
+            quantization_config=configs.get(self.quantization),
+            output_loading_info=True,
+        )
         model, found = loaded
         if missing := sorted(found["missing_keys"]):  # which transformers fills with random numbers
-            raise OSError(f"{self.name}: {len(missing)} weights are in none of its files, such as {missing[0]}")
+            raise OSError(
+                f"{self.name}: {len(missing)} weights are in none of its files, such as {missing[0]}"
+            )
         inner, everywhere = _linear(model.get_decoder()), _linear(model)
         kind = {"nf4": "Linear4bit", "int8": "Linear8bitLt", "none": "Linear"}[self.quantization]
-        if inner.count(kind) < len(inner) or (everywhere.count(kind) > len(inner) and self.quantization != "none"):
-            raise RuntimeError(f"{self.name}: {inner.count(kind)} of the decoder's {len(inner)} layers are {kind}, and "
-                               f"{everywhere.count(kind) - inner.count(kind)} outside it")  # fmt: skip
-        bits, size = {"nf4": "in 4 bits", "int8": "in 8 bits", "none": "not quantised"}, model.get_memory_footprint() / 1e6
-        logger.info("%s: %d of %d linear layers %s (the decoder's), %.1f MB", self.name, len(inner), len(everywhere),
-                    bits[self.quantization], size)  # fmt: skip
+        if inner.count(kind) < len(inner) or (
+            everywhere.count(kind) > len(inner) and self.quantization != "none"
+        ):
+            raise RuntimeError(
+                f"{self.name}: {inner.count(kind)} of the decoder's {len(inner)} layers are {kind}, and "
+                f"{everywhere.count(kind) - inner.count(kind)} outside it"
+            )
+        bits, size = (
+            {"nf4": "in 4 bits", "int8": "in 8 bits", "none": "not quantised"},
+            model.get_memory_footprint() / 1e6,
+        )
+        logger.info(
+            "%s: %d of %d linear layers %s (the decoder's), %.1f MB",
+            self.name,
+            len(inner),
+            len(everywhere),
+            bits[self.quantization],
+            size,
+        )
         self._check(model.eval())
         self.model = model  # not before: a load that was interrupted begins anew
 
@@ -171,9 +220,18 @@ class TransformersMLLM(ChatMLLM):
         fast, plain = choose_paths(model)
         kinds = check_layers(model, self.dtype)
         if kinds:
-            paths = f"; of the 4-bit layers {fast} take the AVX512-BF16 path, {plain} the plain one" if fast + plain else ""
-            logger.info("%s: %d kinds of layer compute what their weights say (tried in %.0f ms)%s", self.name, kinds,
-                        1000 * (time.monotonic() - begun), paths)  # fmt: skip
+            paths = (
+                f"; of the 4-bit layers {fast} take the AVX512-BF16 path, {plain} the plain one"
+                if fast + plain
+                else ""
+            )
+            logger.info(
+                "%s: %d kinds of layer compute what their weights say (tried in %.0f ms)%s",
+                self.name,
+                kinds,
+                1000 * (time.monotonic() - begun),
+                paths,
+            )
 
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question]) -> list[str | None]:
@@ -196,7 +254,9 @@ class TransformersMLLM(ChatMLLM):
             failed = list(answers.values()).count(None)
             if failed == len(questions):
                 raise self._error
-            logger.warning("%s failed at %d of %d questions: %s", self.name, failed, len(questions), self._error)
+            logger.warning(
+                "%s failed at %d of %d questions: %s", self.name, failed, len(questions), self._error
+            )
         return [answers[i] for i in range(len(questions))]
 
     def _answer_batch(self, questions: Sequence[Question]) -> list[str | None]:
@@ -212,7 +272,9 @@ class TransformersMLLM(ChatMLLM):
         if out_of_memory:  # not in the handler, which still holds the tensors
             self.batch_size = half
             torch.cuda.empty_cache()
-            logger.warning("%s: out of memory with %d questions, now %d at a time", self.name, len(questions), half)
+            logger.warning(
+                "%s: out of memory with %d questions, now %d at a time", self.name, len(questions), half
+            )
         return [*self._answer_batch(questions[:half]), *self._answer_batch(questions[half:])]
 
     def _inputs(self, questions: Sequence[Question]) -> Any:
@@ -222,19 +284,29 @@ class TransformersMLLM(ChatMLLM):
             image = [{"type": "image", "image": question.image}] if question.image is not None else []
             chats.append([{"role": "user", "content": [*image, {"type": "text", "text": question.text}]}])
         return self.processor.apply_chat_template(
-            chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+            chats,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
             processor_kwargs={"padding": True},
-        )  # fmt: skip
+        )
 
     def _generate(self, questions: Sequence[Question]) -> list[str]:
         """The answers to one batch."""
         inputs = self._inputs(questions).to(self.device, self.dtype)
         with torch.autocast(self.device.type, enabled=False):
             tokens = self.model.generate(  # a model's own repetition penalty would count the padding
-                **inputs, do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=self.max_new_tokens,
+                **inputs,
+                do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,
+                max_new_tokens=self.max_new_tokens,
                 pad_token_id=self.processor.tokenizer.pad_token_id,
-            )  # fmt: skip
-        return self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            )
+        return self.processor.batch_decode(
+            tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
 
 
 def model_name(model: str | os.PathLike[str]) -> str:

@@ -18,8 +18,9 @@ _BULLET = re.compile(rf"^\s*(?:>\s*)*(?:(?:[-*•·‣▪◦●○■+→➤✓�
 _NUMBERED = re.compile(rf"^\s*(?:>\s*)*(?:{_NUMBER})")
 _SURE = re.compile(
     r"^(?:sure|certainly|of course|absolutely|okay|ok|alright|all right|great|yes|no problem|gladly|got it|understood|hello|hi|"
-    r"definitely|good question|great question)(?: thing)?(?:\s*[!.,:;]+(?=\s|$)|\s+[-–—](?=\s)|$)\s*", re.I,
-)  # fmt: skip
+    r"definitely|good question|great question)(?: thing)?(?:\s*[!.,:;]+(?=\s|$)|\s+[-–—](?=\s)|$)\s*",
+    re.I,
+)
 _ROLE = re.compile(r"^(?:assistant|ai|bot|gpt|model|a)\s*[:：]\s*", re.I)
 _ASKED = re.compile(r"^(?:user|human|question|q|system|instruction|prompt)\s*[:：]", re.I)
 _CORE = """
@@ -41,8 +42,9 @@ _LABEL_WORDS = _LABEL_CORE.union(_WORDS.split())
 _LABEL_START = re.compile(
     r"^(?:here(?:['’]?s| is| are|)\b|(?:the|a|my|final|short|brief|main)\s+(?:\w+\s+)?"
     r"(?:answer|description|caption|object|subject|summary)\b|(?:answer|description|caption|based on|looking at|"
-    r"in (?:a few|other) words|the following|some|other|similar|classes|names)\b)", re.I,
-)  # fmt: skip
+    r"in (?:a few|other) words|the following|some|other|similar|classes|names)\b)",
+    re.I,
+)
 _COLON = re.compile(r"\s*(?::(?=\s|$)|：)\s*")
 _EXPLAINED = re.compile(
     r"\s+[-–—]+\s+|\s*—\s*|\s*(?::(?=\s|$)|：)\s*|\s+(?:\(|\[)|[（【]|\s+(?:->|→|=>)\s+"
@@ -51,13 +53,28 @@ _EXPLAINED = re.compile(
 _SPLIT = re.compile(r"[,;、，；،؛\t|•·]|\s(?=\(?\d{1,2}[.)]\s)|\s/\s")
 _AND = re.compile(r"(?<![\w-])(?:and|or|&)(?![\w-])", re.I)
 _LEADING = re.compile(r"^\W*(?:and|or|&|e\.g\.|such as|including)(?![\w-])\s*", re.I)
-_INTRODUCED = re.compile(r"^(.{0,160}?\b(?:include|includes|including|such as|are|is|be|namely))(?:\s*:|\s)\s*(?=\S)", re.I)
+_INTRODUCED = re.compile(
+    r"^(.{0,160}?\b(?:include|includes|including|such as|are|is|be|namely))(?:\s*:|\s)\s*(?=\S)", re.I
+)
 _NAME_COLUMN = re.compile(r"\b(?:name|class|label|category|animal|object)")
 _MORE = re.compile(r"\b(?:etc\.?|and (?:more|others|so on)|among others|and the like)\W*$", re.I)
 _NO_NAMES = (
-    "none", "n/a", "null", "nil", "unknown", "undefined", "nothing", "other", "others", "etc", "and", "or", "none of the above",
-    "not available", "not applicable",
-)  # fmt: skip
+    "none",
+    "n/a",
+    "null",
+    "nil",
+    "unknown",
+    "undefined",
+    "nothing",
+    "other",
+    "others",
+    "etc",
+    "and",
+    "or",
+    "none of the above",
+    "not available",
+    "not applicable",
+)
 
 
 def parse_sentence(answer: str, max_words: int = 30) -> str:
@@ -92,7 +109,9 @@ def _sentence_lines(text: str) -> Iterator[str]:
         line = _plain_line(line)
         heading, line = line.startswith("#"), line.lstrip("# ")
         if "|" in line:  # the row of a table
-            line = next((cell for cell in line.split("|") if any(map(str.isalpha, cell)) and not _is_label(cell)), "")
+            line = next(
+                (cell for cell in line.split("|") if any(map(str.isalpha, cell)) and not _is_label(cell)), ""
+            )
         line = _undressed(_BULLET.sub("", line).strip(_QUOTES))
         if not line or _is_label(line) or is_courtesy(line) or _ASKED.match(line):
             continue
@@ -130,7 +149,9 @@ def _is_label(text: str) -> bool:
     """Whether a text only announces or heads another: it ends with a colon, or has no words but those of labels."""
     words = [word.strip("'’\"“”*_.,!()") for word in text.lower().split()]
     words = [word for word in words if word]
-    return text.rstrip(" *_").endswith((":", "：")) or (set(words) <= _LABEL_WORDS and bool(set(words) & _LABEL_CORE))
+    return text.rstrip(" *_").endswith((":", "：")) or (
+        set(words) <= _LABEL_WORDS and bool(set(words) & _LABEL_CORE)
+    )
 
 
 def parse_names(answer: str, count: int) -> list[str]:
@@ -154,8 +175,17 @@ def parse_names(answer: str, count: int) -> list[str]:
     for item in items:
         item = "".join(c for c in clean(item) if unicodedata.category(c) != "So")  # emoji
         name = _MORE.sub("", " ".join(_BULLET.sub("", item).split())).strip(_QUOTES + ".:!*_[](){}|#~>")
-        good = len(name) <= _LONGEST_NAME and 0 < len(name.split()) <= 4 and any(character.isalpha() for character in name)
-        if good and name.lower() not in _NO_NAMES and not is_refusal(name) and not item.rstrip().endswith(("?", "？")):
+        good = (
+            len(name) <= _LONGEST_NAME
+            and 0 < len(name.split()) <= 4
+            and any(character.isalpha() for character in name)
+        )
+        if (
+            good
+            and name.lower() not in _NO_NAMES
+            and not is_refusal(name)
+            and not item.rstrip().endswith(("?", "？"))
+        ):
             names.setdefault(name.lower(), name)
     return list(names.values())[:count]
 
@@ -163,7 +193,11 @@ def parse_names(answer: str, count: int) -> list[str]:
 def _name_items(text: str) -> Iterator[str]:
     """Pieces of text of which each may be a name, in order."""
     lines = [line for line in text.splitlines() if line.strip()]
-    rows = [line.strip().strip("|").split("|") for line in lines if line.count("|") > 1 or line.lstrip().startswith("|")]
+    rows = [
+        line.strip().strip("|").split("|")
+        for line in lines
+        if line.count("|") > 1 or line.lstrip().startswith("|")
+    ]
     if len(rows) > 1:
         yield from _table_names(rows)
         return
@@ -194,7 +228,9 @@ def _table_names(rows: list[list[str]]) -> Iterator[str]:
     for row in body:
         cells = [_plain_line(cell) for cell in row]
         named = place is not None and place < len(cells) and any(map(str.isalpha, cells[place]))
-        cell = cells[place or 0] if named else next((cell for cell in cells if any(map(str.isalpha, cell))), "")
+        cell = (
+            cells[place or 0] if named else next((cell for cell in cells if any(map(str.isalpha, cell))), "")
+        )
         if not _is_label(cell):
             yield _EXPLAINED.split(cell, maxsplit=1)[0]
 
@@ -208,7 +244,9 @@ def _is_marked(line: str) -> bool:
 
 def _line_names(line: str, listed: bool) -> Iterator[str]:
     """The names in a line; one that is listed below or above others holds "and" only within a name."""
-    bold = re.match(r"^[\s>#]*(?:\*\*|__|`)([^*_`]+)(?:\*\*|__|`)(?!\s*(?:[,;、，]|and\b|or\b|$))", _BULLET.sub("", line))
+    bold = re.match(
+        r"^[\s>#]*(?:\*\*|__|`)([^*_`]+)(?:\*\*|__|`)(?!\s*(?:[,;、，]|and\b|or\b|$))", _BULLET.sub("", line)
+    )
     line = bold[1] if bold and not _is_label(bold[1].rstrip(": ")) else _plain_line(line)
     line = _BULLET.sub("", line.lstrip("# "))
     line = _undressed(line) if not listed else _SURE.sub("", line)

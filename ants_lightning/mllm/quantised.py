@@ -109,8 +109,10 @@ def _check(path: str, layer: Any, dtype: torch.dtype) -> None:
     except Exception as error:
         raise RuntimeError(f"{_describe(path, layer, dtype)} fails: {error}") from error
     if not difference <= tolerance:  # NaN differs
-        raise RuntimeError(f"{_describe(path, layer, dtype)} does not compute what its weights say: its relative difference to the "
-                           f"product with the dequantised weight is {difference:.2g}, more than {tolerance:g}")  # fmt: skip
+        raise RuntimeError(
+            f"{_describe(path, layer, dtype)} does not compute what its weights say: its relative difference to the "
+            f"product with the dequantised weight is {difference:.2g}, more than {tolerance:g}"
+        )
 
 
 @torch.no_grad()
@@ -144,8 +146,10 @@ def _describe(path: str, layer: Any, dtype: torch.dtype) -> str:
 
     device = layer.weight.device
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    return (f"layer {path} ({type(layer).__name__}, {layer.in_features} to {layer.out_features}, {dtype}; bitsandbytes "
-            f"{bitsandbytes.__version__}, torch {torch.__version__}, {hardware})")  # fmt: skip
+    return (
+        f"layer {path} ({type(layer).__name__}, {layer.in_features} to {layer.out_features}, {dtype}; bitsandbytes "
+        f"{bitsandbytes.__version__}, torch {torch.__version__}, {hardware})"
+    )
 
 
 def processor_name() -> str:

@@ -66,7 +66,9 @@ class Record:
             if line["mllm"] == self.mllm and "identity" in line:
                 self._told = True
             elif line["mllm"] == self.mllm:
-                self._take(Asked(*(line[name] for name in FIELDS)), line["answer"], recall=bool(line["answer"]))
+                self._take(
+                    Asked(*(line[name] for name in FIELDS)), line["answer"], recall=bool(line["answer"])
+                )
 
     def _take(self, asked: Asked, answer: Answer | None, recall: bool) -> dict[str, Any]:
         """Change what is in memory; the line that tells of it."""
@@ -89,7 +91,9 @@ class Record:
 
     def add(self, answered: Sequence[tuple[Asked, Answer]], write: bool = True) -> None:
         """Take answers, and append those that are new to the file. OSError where that fails; they are in memory then."""
-        lines = [self._take(asked, answer, recall=True) for asked, answer in answered if asked not in self.answers]
+        lines = [
+            self._take(asked, answer, recall=True) for asked, answer in answered if asked not in self.answers
+        ]
         if write:
             self._append(lines)
 
@@ -108,7 +112,9 @@ class Record:
         with self.path.open("a+b") as file:
             if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
                 file.write(b"\n")  # after a torn line
-            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())  # ASCII, whatever the texts hold
+            file.write(
+                "".join(json.dumps(line) + "\n" for line in lines).encode()
+            )  # ASCII, whatever the texts hold
         self._told = True
 
 
@@ -123,11 +129,15 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield line
             elif text.strip():
                 bad.append(number)
-                ours = ours and (text.startswith(_START) or _START.startswith(text))  # torn by a full disk or a kill
+                ours = ours and (
+                    text.startswith(_START) or _START.startswith(text)
+                )  # torn by a full disk or a kill
     if bad and not good and not ours:
         raise ValueError(f"{path} holds no answers of an MLLM but something else: it is left alone")
     if bad:
-        logger.warning("%s: %d lines could not be read and are skipped, the first is line %d", path, len(bad), bad[0])
+        logger.warning(
+            "%s: %d lines could not be read and are skipped, the first is line %d", path, len(bad), bad[0]
+        )
 
 
 _START = b'{"mllm": "'  # of all lines that `Record` writes
@@ -144,7 +154,11 @@ def _read_line(text: bytes) -> dict[str, Any] | None:
 
 
 def _is_identity(line: dict[str, Any]) -> bool:
-    return isinstance(line["identity"], dict) and "answer" not in line and line.get("mllm") == hash_of(line["identity"])
+    return (
+        isinstance(line["identity"], dict)
+        and "answer" not in line
+        and line.get("mllm") == hash_of(line["identity"])
+    )
 
 
 def _is_answer(line: dict[str, Any]) -> bool:
@@ -154,9 +168,10 @@ def _is_answer(line: dict[str, Any]) -> bool:
     many = isinstance(answer, list) and all(isinstance(name, str) for name in answer)
     return (
         all(isinstance(line[name], str) for name in ("mllm", "ask", "name"))
-        and (count is None or type(count) is int) and (image is None or isinstance(image, str))
+        and (count is None or type(count) is int)
+        and (image is None or isinstance(image, str))
         and (answer is None or (many if line["ask"] == "similar_classes" else isinstance(answer, str)))
-    )  # fmt: skip
+    )
 
 
 def hash_of(identity: Mapping[str, Any]) -> str:
@@ -192,9 +207,13 @@ class ReplayMLLM:
         if not self.path.is_file():
             raise ValueError(f"no such record: {str(self.path)!r}")
         known = {line["mllm"]: line["identity"] for line in read_lines(self.path) if "identity" in line}
-        found = [identity for identity in known.values() if self.name is None or identity.get("model") == self.name]
+        found = [
+            identity for identity in known.values() if self.name is None or identity.get("model") == self.name
+        ]
         if len(found) != 1:
-            raise ValueError(f"{self.path} holds answers of {len(found)} MLLMs that fit recorded_model={self.name!r}: {found}")
+            raise ValueError(
+                f"{self.path} holds answers of {len(found)} MLLMs that fit recorded_model={self.name!r}: {found}"
+            )
         self._record = Record(self.path, found[0])
 
     def identity(self) -> dict[str, Any]:
@@ -203,7 +222,9 @@ class ReplayMLLM:
 
     def describe(self, images: Sequence[Image], avoid: Sequence[str]) -> list[str | None]:
         """See `MLLM.describe`."""
-        return [self._look_up("describe", name, None, image) for image, name in zip(images, avoid, strict=True)]
+        return [
+            self._look_up("describe", name, None, image) for image, name in zip(images, avoid, strict=True)
+        ]
 
     def similar_classes(
         self, names: Sequence[str], count: int = 5, images: Sequence[Image | None] | None = None

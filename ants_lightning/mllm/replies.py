@@ -32,7 +32,9 @@ def read_answer(body: str) -> str:
         raise NoAnswerError(f"content of type {type(content).__name__}")
     answer = "".join(texts)
     if finish == "length" and not answer.strip():
-        raise NoAnswerError("it was cut by max_new_tokens before the first word: a model that thinks first needs more of them")
+        raise NoAnswerError(
+            "it was cut by max_new_tokens before the first word: a model that thinks first needs more of them"
+        )
     return answer
 
 
@@ -82,5 +84,11 @@ def _item(value: Any, key: str | int) -> Any:
 
 def _text(part: Any) -> str:
     """The text of a part of a message; "" for thoughts and all that is no text."""
-    text = part if isinstance(part, str) else _item(part, "text") if _item(part, "type") in (None, "text", "output_text") else None
+    text = (
+        part
+        if isinstance(part, str)
+        else _item(part, "text")
+        if _item(part, "type") in (None, "text", "output_text")
+        else None
+    )
     return text if isinstance(text, str) else ""

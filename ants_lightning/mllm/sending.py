@@ -65,7 +65,8 @@ class Deadline(DefaultAsyncHttpxClient):
 def is_gone(error: Exception) -> bool:
     """Whether a request failed because nobody answers at all."""
     return isinstance(error, APITimeoutError) or (
-        isinstance(error, APIConnectionError) and any(isinstance(cause, ConnectError) for cause in _causes(error))
+        isinstance(error, APIConnectionError)
+        and any(isinstance(cause, ConnectError) for cause in _causes(error))
     )
 
 

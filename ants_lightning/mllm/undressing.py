@@ -7,8 +7,6 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-import json_repair
-
 LONGEST = 2000  # characters of an answer that are looked at, thoughts left out
 _LONGEST_THOUGHTS = 1_000_000
 _THINK = r"(?:\w{1,20}:)?(?:think|thinking|thoughts?|reason|reasoning|reflection|analysis|scratchpad|inner_?monologue)"
@@ -20,29 +18,75 @@ _ENDS = re.compile(
 _BEGINS = re.compile(
     rf"<{_THINK}\b[^<>]{{0,100}}>|\[think\]|◁think▷|<\|begin_?_?of_?_?thought\|>|<\|start_thinking\|>|<unused94>|"
     rf"\A\s*thinking\.\.\.\s*\n"
-    r"|\A\s*(?:thoughts?|thinking|reasoning|analysis):?[ \t]*\n|\A\s*analysis(?=[A-Z])", re.I,
-)  # fmt: skip
-_CHANNEL = re.compile(r"<\|channel\|?>\s*(\w+)[^<\n]{0,100}(?:<\|constrain\|>\w+)?(?:<\|message\|>|\n)|<channel\|>", re.I)
+    r"|\A\s*(?:thoughts?|thinking|reasoning|analysis):?[ \t]*\n|\A\s*analysis(?=[A-Z])",
+    re.I,
+)
+_CHANNEL = re.compile(
+    r"<\|channel\|?>\s*(\w+)[^<\n]{0,100}(?:<\|constrain\|>\w+)?(?:<\|message\|>|\n)|<channel\|>", re.I
+)
 _BARE_FINAL = re.compile(r"\A\s*(?:assistant)?(?:analysis|commentary).*assistantfinal", re.DOTALL)
 _INSIDE = re.compile(
     r"<(answer|final_?answer|conclusion|response|output|result|solution|caption|description)\s*>(.*?)(?:</\1\s*>|\Z)"
-    r"|<\|begin_of_(box|solution)\|>(.*?)(?:<\|end_of_\3\|>|\Z)|\\boxed\{(?:\\text\{)?([^{}]*)\}", re.I | re.DOTALL,
-)  # fmt: skip
+    r"|<\|begin_of_(box|solution)\|>(.*?)(?:<\|end_of_\3\|>|\Z)|\\boxed\{(?:\\text\{)?([^{}]*)\}",
+    re.I | re.DOTALL,
+)
 _FINAL = re.compile(r"(?:^|\n)[\W_]*(?:the |my )?final answer(?: is)?[\W_]*?[:：][\W_]*", re.I)
-_TAGS = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?[a-zA-Z][\w-]{0,20}(?:\s[^<>\n]{0,80})?/?>|<unused\d+>|\[/?INST\]|<0x[0-9A-F]{2}>")
+_TAGS = re.compile(
+    r"<\|[^<>|\n]{1,40}\|>|</?[a-zA-Z][\w-]{0,20}(?:\s[^<>\n]{0,80})?/?>|<unused\d+>|\[/?INST\]|<0x[0-9A-F]{2}>"
+)
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 _FENCE = re.compile(r"(?:```|~~~)(?:[\w+-]*[ \t]*(?:\n|\Z))?(.*?)(?:\n?[ \t]*(?:```|~~~)|\Z)", re.DOTALL)
 _LINK = re.compile(r"!?\[([^\[\]\n]{1,80})\]\([^()\s]{1,300}\)")
 _TEXT_KEYS = (
-    "caption", "description", "answer", "final_answer", "sentence", "short_description", "text", "content", "response",
-    "output", "result",
-    "summary", "main_object", "object", "subject", "label", "name", "title", "class", "value",
-)  # fmt: skip
-_NAME_KEYS = ("name", "class", "class_name", "label", "title", "object", "category", "animal", "item", "answer", "value", "text")
+    "caption",
+    "description",
+    "answer",
+    "final_answer",
+    "sentence",
+    "short_description",
+    "text",
+    "content",
+    "response",
+    "output",
+    "result",
+    "summary",
+    "main_object",
+    "object",
+    "subject",
+    "label",
+    "name",
+    "title",
+    "class",
+    "value",
+)
+_NAME_KEYS = (
+    "name",
+    "class",
+    "class_name",
+    "label",
+    "title",
+    "object",
+    "category",
+    "animal",
+    "item",
+    "answer",
+    "value",
+    "text",
+)
 _NO_TEXT_KEYS = (
-    "error", "errors", "refusal", "thought", "thoughts", "thinking", "reasoning", "analysis", "explanation", "confidence", "status",
-)  # fmt: skip
+    "error",
+    "errors",
+    "refusal",
+    "thought",
+    "thoughts",
+    "thinking",
+    "reasoning",
+    "analysis",
+    "explanation",
+    "confidence",
+    "status",
+)
 
 
 def bare(answer: str | None) -> str:
@@ -104,6 +148,8 @@ def json_in(text: str, torn: bool) -> Any:
     straight = text.translate(dict.fromkeys(map(ord, "“”„"), '"'))
     if torn and len(re.findall(r'(?<!\\)"', straight)) % 2:
         straight = straight[: straight.rindex('"')]
+    import json_repair
+
     try:
         mended = json_repair.loads(straight)
     except Exception:  # of a library that reads untrusted text
@@ -157,7 +203,11 @@ def names_of(value: Any, depth: int = 4) -> list[str]:
         found = names_of(item, depth - 1) if isinstance(item, list | dict) else []
         if found:
             return found
-    texts = {str(key): item for key, item in value.items() if isinstance(item, str) and str(key).lower() not in _NO_TEXT_KEYS}
+    texts = {
+        str(key): item
+        for key, item in value.items()
+        if isinstance(item, str) and str(key).lower() not in _NO_TEXT_KEYS
+    }
     if len(texts) < 2 or all(re.fullmatch(r"\w*?[ _-]?\d+", key) for key in texts):
         return list(texts.values())
     return _name_of(value) or list(texts)
@@ -168,4 +218,6 @@ def _name_of(item: Any) -> list[str]:
         return []
     lower = {str(key).strip().lower().replace(" ", "_"): value for key, value in item.items()}
     named = [lower[key] for key in _NAME_KEYS if isinstance(lower.get(key), str)]
-    return named[:1] or ([value for value in lower.values() if isinstance(value, str)][:1] if len(lower) == 1 else [])
+    return named[:1] or (
+        [value for value in lower.values() if isinstance(value, str)][:1] if len(lower) == 1 else []
+    )

@@ -23,9 +23,15 @@ def check_folder(folder: Path, own_name: str | None = None) -> None:
     """
     present = _check(lambda name: folder / name if (folder / name).exists() else None, own_name)
     if not present:
-        others = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".safetensors", ".gguf"))
-        raise OSError(f"{folder}: no {own_name or SINGLE} and no {INDEX} in it" + (
-            f", but {', '.join(others[:3])}: only safetensors in that form are read" if others else ""))  # fmt: skip
+        others = sorted(
+            path.name
+            for path in folder.iterdir()
+            if path.suffix in (".bin", ".pt", ".pth", ".safetensors", ".gguf")
+        )
+        raise OSError(
+            f"{folder}: no {own_name or SINGLE} and no {INDEX} in it"
+            + (f", but {', '.join(others[:3])}: only safetensors in that form are read" if others else "")
+        )
 
 
 def check_cache(name: str, revision: str | None, own_name: str | None = None) -> None:
@@ -40,7 +46,11 @@ def check_cache(name: str, revision: str | None, own_name: str | None = None) ->
 
 def pointers(folder: Path) -> list[str]:
     """Names of the small files of a folder that stand for others: git-lfs has not fetched those."""
-    return [path.name for path in sorted(folder.iterdir()) if path.is_file() and path.stat().st_size < 1024 and is_pointer(path)]
+    return [
+        path.name
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.stat().st_size < 1024 and is_pointer(path)
+    ]
 
 
 def is_pointer(path: Path) -> bool:
@@ -63,7 +73,9 @@ def _check(find: Find, own_name: str | None, partly: bool = False) -> bool:
         if part is None and not partly:
             raise OSError(f"{path} names {file}, which is not there: fetch the model again")
         if part is not None and (lacking := sorted(wanted - _tensors(part))):
-            raise OSError(f"{part} lacks {len(lacking)} of the tensors that {path.name} says are in it, such as {lacking[0]}")
+            raise OSError(
+                f"{part} lacks {len(lacking)} of the tensors that {path.name} says are in it, such as {lacking[0]}"
+            )
     return True
 
 
@@ -90,4 +102,8 @@ def _tensors(path: Path) -> set[str]:
 def _hint(path: Path) -> str:
     if path.is_file() and is_pointer(path):
         return ": it is a git-lfs pointer, and `git lfs pull` fetches what it stands for"
-    return f": it may be torn, with {path.stat().st_size} bytes; fetch it again" if path.is_file() else ": it is no file"
+    return (
+        f": it may be torn, with {path.stat().st_size} bytes; fetch it again"
+        if path.is_file()
+        else ": it is no file"
+    )

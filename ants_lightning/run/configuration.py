@@ -26,18 +26,20 @@ def configuration_of(trainer: L.Trainer, model: ANTS) -> dict[str, Any]:
     settings = settings_of(model, memory)
     settings["model"].pop("text_cache", None)  # where features are kept changes none of them
     mllm: Any = memory.guard.mllm if memory else None
-    start = model.start
+    start = model.spaces.start
     towers = tower_identity(model.clip, model.preprocess, trainer)
     towers["preprocess"] = re.sub(r" at 0x[0-9a-f]+", "", towers["preprocess"])
     whole = {
         **settings,
         "versions": {name: version(name) for name in ("ants-lightning", "torch", "open_clip_torch")},
         "class_names": list(model.class_names),
-        "words": _hash([model.nouns, model.adjectives]),
-        "labels": _hash(model.neglabel.labels),
-        "start": _hash([start.ens.labels, start.vsnl.labels, start.weight, start.answers]) if start else None,
+        "words": _hash([model.vocabulary.nouns, model.vocabulary.adjectives]),
+        "labels": _hash(model.spaces.neglabel.labels),
+        "start": _hash([start.ens.labels, start.vsnl.labels, start.lambda_, start.answers])
+        if start
+        else None,
         "mllm": mllm.identity() if hasattr(mllm, "identity") else type(mllm).__name__,
-        "threshold": {"setting": model.hparams["threshold"], "at the start": model.decision.value},
+        "threshold": {"setting": model.hparams["threshold"], "at the start": model.threshold},
         "towers": {**towers, "text_tower": model.encoder.fingerprint},
         "trainer": {"world_size": trainer.world_size, "device": model.device.type},
         "callbacks": sorted(stateful(trainer)),
@@ -62,11 +64,18 @@ def stateful(trainer: L.Trainer) -> dict[str, Any]:
 
 
 def _streams(trainer: L.Trainer, model: ANTS) -> Iterator[tuple[str, Any]]:
-    for (name, loader), batches in zip(stream_loaders(trainer).items(), trainer.num_test_batches, strict=True):
+    for (name, loader), batches in zip(
+        stream_loaders(trainer).items(), trainer.num_test_batches, strict=True
+    ):
         stream, dataset = stream_of(loader), dataset_of(loader)
         about = {"size": size_of(dataset)} if stream is None else stream.description()
         kind = type(loader if dataset is None else dataset).__name__
-        about = {"data": kind, **about, "group": model.groups[name], "batch_size": getattr(loader, "batch_size", None)}
+        about = {
+            "data": kind,
+            **about,
+            "group": model.evaluation.groups[name],
+            "batch_size": getattr(loader, "batch_size", None),
+        }
         yield name, {**about, "batches": batches if math.isfinite(batches) else None}
 
 
@@ -75,7 +84,7 @@ def _hash(value: Any) -> str:
 
 
 def differences(then: Any, now: Any, path: str = "") -> list[str]:
-    """What differs between two values of plain JSON: `memory.gamma was 0.9, now 0.8`."""
+    """What differs between two values of plain JSON: `memory.mining.gamma was 0.9, now 0.8`."""
     if isinstance(then, dict) and isinstance(now, dict):
         found = []
         for key in dict.fromkeys([*then, *now]):
@@ -86,7 +95,11 @@ def differences(then: Any, now: Any, path: str = "") -> list[str]:
                 found += differences(then[key], now[key], there)
         return found
     if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
-        return [line for i, pair in enumerate(zip(then, now, strict=True)) for line in differences(*pair, f"{path}[{i}]")][:3]
+        return [
+            line
+            for i, pair in enumerate(zip(then, now, strict=True))
+            for line in differences(*pair, f"{path}[{i}]")
+        ][:3]
     return [] if canonical(then) == canonical(now) else [f"{path} was {_short(then)}, now {_short(now)}"]
 
 

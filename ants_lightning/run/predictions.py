@@ -18,7 +18,18 @@ from ants_lightning.common.settings import plain_path
 from ants_lightning.common.text import one_line
 from ants_lightning.data.batches import stream_loaders
 from ants_lightning.distributed import gather_json
-from ants_lightning.run.prediction_files import AFTER, BEFORE, FORMATS, CSVFile, ParquetFile, Row, beside, escaped, merge, sort
+from ants_lightning.run.prediction_files import (
+    AFTER,
+    BEFORE,
+    FORMATS,
+    CSVFile,
+    ParquetFile,
+    Row,
+    beside,
+    escaped,
+    merge,
+    sort,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +44,12 @@ def _path(path: str | None) -> str | None:
 
 def rows_of(stream: str, outputs: Mapping[str, Any]) -> list[Row]:
     """The rows of a batch, by place in the stream: of its images, and of those that were lost, with the reason and no scores."""
-    columns = {name: outputs[name] for name in (*BEFORE, "is_ood") if name != "stream" and outputs[name] is not None}
-    columns = {name: column.tolist() if isinstance(column, Tensor) else column for name, column in columns.items()}
+    columns = {
+        name: outputs[name] for name in (*BEFORE, "is_ood") if name != "stream" and outputs[name] is not None
+    }
+    columns = {
+        name: column.tolist() if isinstance(column, Tensor) else column for name, column in columns.items()
+    }
     for name, clean in (("path", _path), ("class_name", escaped)):
         columns |= {name: [clean(text) for text in columns[name]]} if name in columns else {}
     stream, names = escaped(stream) or "", list(outputs["scores"])
@@ -42,11 +57,24 @@ def rows_of(stream: str, outputs: Mapping[str, Any]) -> list[Row]:
     every = {"stream": stream, "lambda": outputs["lambda"], "threshold": outputs["threshold"]}
     none = dict.fromkeys([*BEFORE, *names, *AFTER])
     rows = [
-        {**none, **every, **{name: column[i] for name, column in columns.items()}, **dict(zip(names, of_image, strict=True))}
+        {
+            **none,
+            **every,
+            **{name: column[i] for name, column in columns.items()},
+            **dict(zip(names, of_image, strict=True)),
+        }
         for i, of_image in enumerate(scores)
     ]
     for x in outputs["lost"]:
-        rows.append({**none, "stream": stream, "index": x["index"], "path": _path(x["path"]), "lost": one_line(x["why"])})
+        rows.append(
+            {
+                **none,
+                "stream": stream,
+                "index": x["index"],
+                "path": _path(x["path"]),
+                "lost": one_line(x["why"]),
+            }
+        )
     return sorted(rows, key=lambda row: row["index"])
 
 
@@ -105,7 +133,13 @@ class PredictionWriter(L.Callback):
         self._last, self._in_order = (0, -1), True
 
     def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Write the rows of the batch."""
         rows = rows_of(self._streams[dataloader_idx], outputs) if outputs is not None else []
@@ -115,7 +149,9 @@ class PredictionWriter(L.Callback):
             scores = list(outputs["scores"])
             if taken := set(scores) & {*BEFORE, *AFTER}:
                 raise ValueError(f"a score has the name of another column: {', '.join(taken)}")
-            self._file = FORMATS[self._target.suffix](self._folder.path / self._parts[trainer.global_rank], scores)
+            self._file = FORMATS[self._target.suffix](
+                self._folder.path / self._parts[trainer.global_rank], scores
+            )
         self._file.write(rows)
         self._in_order &= self._last <= (dataloader_idx, rows[0]["index"])
         self._last = (dataloader_idx, rows[-1]["index"])
@@ -128,12 +164,21 @@ class PredictionWriter(L.Callback):
         self._close()
         if wrote and not self._in_order:
             sort(self._folder.path / self._parts[trainer.global_rank], self._streams)
-        parts = [self._folder.path / self._parts[rank] for rank, has_rows in enumerate(gather_json(wrote)) if has_rows]
+        parts = [
+            self._folder.path / self._parts[rank]
+            for rank, has_rows in enumerate(gather_json(wrote))
+            if has_rows
+        ]
         if not trainer.is_global_zero:
             return
         away = [part.name for part in parts if not part.is_file()]
         if away:  # another machine's folder
-            logger.warning("%s stay where they are: not in %s are %s", parts[0].name, self._target.parent, ", ".join(away))
+            logger.warning(
+                "%s stay where they are: not in %s are %s",
+                parts[0].name,
+                self._target.parent,
+                ", ".join(away),
+            )
         elif len(parts) == 1:
             self._folder.put(parts[0], self._target.name)
         elif parts:
@@ -145,7 +190,9 @@ class PredictionWriter(L.Callback):
             logger.warning("no rows: %s is of an earlier run", self._target)
         self._folder.finish(*self._parts)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """Keep what is written."""
         self._close()
         if self._folder is not None and trainer.world_size == 1:  # of several ranks others may still write

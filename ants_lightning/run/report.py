@@ -19,6 +19,7 @@ from safetensors.torch import save
 from ants_lightning.adapt.memory import NegativeMemory
 from ants_lightning.ants import ANTS
 from ants_lightning.common.run_folder import RunFolder, run_folder
+from ants_lightning.common.settings import check_flags
 from ants_lightning.common.text import one_line
 from ants_lightning.data.batches import stream_loaders, stream_of
 from ants_lightning.data.features import tower_identity
@@ -32,47 +33,70 @@ logger = logging.getLogger(__name__)
 
 LABELS, ORDER = ("labels.txt", "labels.safetensors"), ("order.safetensors",)
 NO_ADAPTATION = {
-    **dict.fromkeys(("lambda", "lambda_paper", "lambda_prequential"), 0.5), "gamma": 0.0, "mllm_seconds": 0.0,
-    **dict.fromkeys(("n_negative_images", "n_ens", "n_vsnl", "n_dropped", "mllm_calls", "mllm_recalled", "mllm_failures"), 0),
-}  # fmt: skip
+    **dict.fromkeys(("lambda", "lambda_paper", "lambda_prequential"), 0.5),
+    "gamma": 0.0,
+    "mllm_seconds": 0.0,
+    **dict.fromkeys(
+        ("n_negative_images", "n_ens", "n_vsnl", "n_dropped", "mllm_calls", "mllm_recalled", "mllm_failures"),
+        0,
+    ),
+}
 
 
 def build_results(
-    streams: dict[str, dict[str, Any]], seed: int | None, benchmark: str | None = None, model: dict[str, Any] | None = None,
+    streams: dict[str, dict[str, Any]],
+    seed: int | None,
+    benchmark: str | None = None,
+    model: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The content of `results.json` from `ANTS.results`, as fractions; groups are means over their streams."""
     packages = ("ants-lightning", "torch", "lightning", "open_clip_torch", "transformers", "bitsandbytes")
     groups: dict[str, Any] = {}
     for group in dict.fromkeys(stream["group"] for stream in streams.values()):
         members = [stream["scores"] for stream in streams.values() if stream["group"] == group]
         groups[group] = {
-            score: {metric: sum(m[score][metric] for m in members) / len(members) for metric in members[0][score]}
+            score: {
+                metric: sum(m[score][metric] for m in members) / len(members) for metric in members[0][score]
+            }
             for score in members[0]
         }
     return {
         "versions": {name.replace("-", "_"): version(name) for name in packages},
-        "seed": seed, "benchmark": benchmark, "model": model or {}, "settings": settings or {},
+        "seed": seed,
+        "benchmark": benchmark,
+        "model": model or {},
+        "settings": settings or {},
         "streams": {name: {**NO_ADAPTATION, **stream} for name, stream in streams.items()},
         "groups": groups,
-    }  # fmt: skip
+    }
 
 
 def settings_of(model: ANTS, memory: NegativeMemory | None) -> dict[str, Any]:
     """All plain settings of a run that has started, by part, and its MLLM; long things (names, words, weights) by a hash."""
     own = {**model.hparams, "class_names": model.class_names}
-    own |= {name: getattr(model, name) for name in ("nouns", "adjectives") if own[name] != "wordnet"}
-    start = model.start
-    taken = [*model.neglabel.labels, *([start.ens.labels, start.vsnl.labels, start.weight] if start else [])]
-    own |= {name: f"{own[name]}: {_told(taken)}" for name in ("label_bank", "spaces") if own[name]}
+    words = {"nouns": model.vocabulary.nouns, "adjectives": model.vocabulary.adjectives}
+    start = model.spaces.start
+    taken = [
+        *model.spaces.neglabel.labels,
+        *([start.ens.labels, start.vsnl.labels, start.lambda_] if start else []),
+    ]
+    negatives = {**own["negatives"]}
+    negatives |= {kind: found for kind, found in words.items() if negatives[kind] != "wordnet"}
+    negatives |= {"bank": f"{negatives['bank']}: {_told(taken)}"} if negatives["bank"] else {}
+    own["negatives"] = {name: _plain(value) for name, value in negatives.items()}
+    own |= {"spaces": f"{own['spaces']}: {_told(taken)}"} if own["spaces"] else {}
     towers = tower_identity(model.clip, model.preprocess, model.trainer)
     own["weights"] = f"sha256 {_hash([towers['image_tower'], model.encoder.fingerprint])}"
     own["precision"] = towers["precision"]
     parts: dict[str, Any] = {"model": own}
     if memory:
-        parts |= {"memory": memory.settings, "mllm": _mllm_of(memory)}
+        parts |= {"memory": memory.settings.asdict(), "mllm": _mllm_of(memory)}
     parts |= {name: baseline.settings for name, baseline in model.baselines.items()}
-    return {part: {name: _plain(value) for name, value in of.items() if _is_plain(value)} for part, of in parts.items()}
+    return {
+        part: {name: _plain(value) for name, value in of.items() if _is_plain(value)}
+        for part, of in parts.items()
+    }
 
 
 def _mllm_of(memory: NegativeMemory) -> dict[str, Any]:
@@ -82,7 +106,9 @@ def _mllm_of(memory: NegativeMemory) -> dict[str, Any]:
     try:
         identity = json.loads(json.dumps(mllm.identity() if hasattr(mllm, "identity") else {}, default=str))
     except Exception as error:  # an MLLM of the user's; the results are not lost with it
-        logger.warning("what the answers depend on is not in the results: %s: %s", type(error).__name__, error)
+        logger.warning(
+            "what the answers depend on is not in the results: %s: %s", type(error).__name__, error
+        )
         identity = {}
     return {"class": type(mllm).__name__, **identity}
 
@@ -108,13 +134,18 @@ class Report(L.Callback):
     """At the end of a test run, on rank 0: shows the table, and writes to `trainer.default_root_dir`.
 
     `results.json`; `labels.txt` and `labels.safetensors`, the negative labels that were used, to read, edit, share and use again
-    (`ANTS(label_bank=…)`); `order.safetensors`, which image of its sets each place of a stream held.
+    (`ANTS(negatives={"bank": …})`); `order.safetensors`, which image of its sets each place of a stream held.
 
     Before the first batch: ValueError where `results.json` is there and no run wrote it, or another run is under way in the folder;
     OSError where the folder cannot be written. After that no file costs more than itself: a warning. `fast_dev_run` writes nothing.
+
+    Args:
+        table: show the table on the terminal, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, table: bool = True) -> None:
+        check_flags(table=table)
+        self.table = table
         self.results: dict[str, Any] = {}
         self._folder: RunFolder | None = None  # None: nothing is written
         self._spared = set[str]()  # what stays as it is
@@ -135,35 +166,47 @@ class Report(L.Callback):
             return
         self._spared = {name for name in (*LABELS, *ORDER) if not self._folder.is_ours(name)}
         for name in sorted(self._spared):
-            logger.warning("%s stays as it is: no run wrote it, or it was edited since", self._folder.path / name)
+            logger.warning(
+                "%s stays as it is: no run wrote it, or it was edited since", self._folder.path / name
+            )
 
     @rank_zero_only
     def on_test_end(self, trainer: L.Trainer, pl_module: ANTS) -> None:  # type: ignore[override]
         """Write and show what was measured."""
         if not pl_module.results:
             return
-        streams = {name: stream for name, loader in stream_loaders(trainer).items() if (stream := stream_of(loader)) is not None}
+        streams = {
+            name: stream
+            for name, loader in stream_loaders(trainer).items()
+            if (stream := stream_of(loader)) is not None
+        }
         self.results = {**self._build(trainer, pl_module, streams), **_limits(trainer)}
         told = self._write() if self._folder else ["a trial (fast_dev_run): nothing was written"]
         self._show(told)
-        self._write_beside(LABELS, lambda: pl_module.neglabel.bank("labels", pl_module.encoder))
-        self._write_beside(ORDER, lambda: {ORDER[0]: save({name: s.order for name, s in streams.items()})} if streams else {})
+        self._write_beside(LABELS, lambda: pl_module.spaces.neglabel.bank("labels", pl_module.encoder))
+        self._write_beside(
+            ORDER, lambda: {ORDER[0]: save({name: s.order for name, s in streams.items()})} if streams else {}
+        )
 
     def _build(self, trainer: L.Trainer, model: ANTS, streams: Mapping[str, Any]) -> dict[str, Any]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         name = model.hparams["model"]
         memory = next((c for c in trainer.callbacks if isinstance(c, NegativeMemory)), None)  # type: ignore[attr-defined]
         return build_results(
-            {stream: {**result, **({"stream": streams[stream].description()} if stream in streams else {})}
-             for stream, result in model.results.items()},
-            getattr(data, "seed", None), getattr(data, "benchmark", None),
-            {"name": name, "pretrained": None if ":" in name else model.hparams["pretrained"]}, settings_of(model, memory),
-        )  # fmt: skip
+            {
+                stream: {**result, **({"stream": streams[stream].description()} if stream in streams else {})}
+                for stream, result in model.results.items()
+            },
+            getattr(data, "seed", None),
+            getattr(data, "benchmark", None),
+            {"name": name, "pretrained": None if ":" in name else model.hparams["pretrained"]},
+            settings_of(model, memory),
+        )
 
     def _show(self, told: Sequence[str]) -> None:
-        """The table, then these lines."""
+        """The table, where it is wanted, then these lines."""
         console = Console(file=Lenient())  # type: ignore[arg-type]
-        for summary in summarise([self.results]):
+        for summary in summarise([self.results]) if self.table else ():
             console.print(build_table(summary, width=console.width))
         for line in told:
             console.print(one_line(line), soft_wrap=True, markup=False, highlight=False, emoji=False)
@@ -174,7 +217,7 @@ class Report(L.Callback):
         try:
             return write_results(self._folder, self.results)
         except OSError as error:
-            self._folder.incomplete = True
+            self._folder.mark_incomplete()
             told = rescue_results(self._folder, self.results, error)
             logger.warning("%s", told)
             return [told]
@@ -189,9 +232,13 @@ class Report(L.Callback):
             for name, content in files.items():
                 self._folder.write(name, content)
         except Exception as error:  # whatever keeps them from being made: the results are there
-            logger.warning("%s: not written: %s: %s", self._folder.path / names[0], type(error).__name__, error)
+            logger.warning(
+                "%s: not written: %s: %s", self._folder.path / names[0], type(error).__name__, error
+            )
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """Free the folder."""
         self.teardown(trainer, pl_module, "test")
 
@@ -232,16 +279,29 @@ class StreamProgressBar(RichProgressBar):
 
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
         """Lightning's, with our first."""
-        return [StreamColumn("[progress.description]{task.description}"), *super().configure_columns(trainer)[1:]]
+        return [
+            StreamColumn("[progress.description]{task.description}"),
+            *super().configure_columns(trainer)[1:],
+        ]
 
     def on_test_batch_end(  # type: ignore[override]
-        self, trainer: L.Trainer, pl_module: ANTS, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: L.Trainer,
+        pl_module: ANTS,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Show the adaptation after each batch."""
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
         if self.progress is None or self.test_progress_bar_id is None:
             return
-        name = list(pl_module.groups)[dataloader_idx]
-        now = pl_module.adaptation.get(name)
-        state = f" λ {now['lambda']:.2f} γ {now['gamma']:.2f} ENS {now['n_ens']} VSNL {now['n_vsnl']}" if now else ""
+        name = list(pl_module.evaluation.groups)[dataloader_idx]
+        now = pl_module.evaluation.adaptation.get(name)
+        state = (
+            f" λ {now['lambda']:.2f} γ {now['gamma']:.2f} ENS {now['n_ens']} VSNL {now['n_vsnl']}"
+            if now
+            else ""
+        )
         self.progress.update(self.test_progress_bar_id, stream=one_line(name) + state)

@@ -20,7 +20,11 @@ def write_results(folder: RunFolder, results: dict[str, Any]) -> list[str]:
     new = folder.path / f".results.{uuid4().hex}.part"
     try:
         new.write_bytes(as_json(results))  # before anything is moved: the disk may be full
-        if path.exists() and folder.is_ours(RESULTS) and _what_ran(json.loads(path.read_bytes())) != _what_ran(results):
+        if (
+            path.exists()
+            and folder.is_ours(RESULTS)
+            and _what_ran(json.loads(path.read_bytes())) != _what_ran(results)
+        ):
             older = next(name for n in range(1, 10**9) if folder.is_free(name := f"results.{n}.json"))
             folder.move(RESULTS, older)
             told.append(f"results of an earlier run, of other settings or streams: {folder.path / older}")

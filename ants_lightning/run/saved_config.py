@@ -30,7 +30,12 @@ class SavedConfig(SaveConfigCallback):
             try:
                 self._write(folder)
             except Exception as error:  # a full disk, or a value that has no place in YAML
-                logger.warning("the configuration was not written to %s: %s: %s", folder.path, type(error).__name__, error)
+                logger.warning(
+                    "the configuration was not written to %s: %s: %s",
+                    folder.path,
+                    type(error).__name__,
+                    error,
+                )
 
     def _write(self, folder: RunFolder) -> None:
         content = self.parser.dump(self.config, skip_none=False).encode("utf-8", "backslashreplace")
@@ -39,9 +44,15 @@ class SavedConfig(SaveConfigCallback):
             folder.write(self.config_filename, content)
         else:
             folder.write(others, content)
-            logger.warning("%s is not of a run, or was edited, and stays: see %s", folder.path / self.config_filename, others)
+            logger.warning(
+                "%s is not of a run, or was edited, and stays: see %s",
+                folder.path / self.config_filename,
+                others,
+            )
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """Free the folder."""
         self.teardown(trainer, pl_module, "")
 

@@ -39,7 +39,10 @@ def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"{path}: the key {key!r} is no string")
-        return {f"${key}" if key.startswith("$") else key: pack(item, tensors, f"{path}.{key}") for key, item in value.items()}
+        return {
+            f"${key}" if key.startswith("$") else key: pack(item, tensors, f"{path}.{key}")
+            for key, item in value.items()
+        }
     raise TypeError(f"{path} cannot be kept: {type(value).__name__}")
 
 
@@ -72,7 +75,12 @@ def write_share(folder: Path, rank: int, about: Mapping[str, Any], state: Mappin
     tensors = dict[str, Tensor]()
     tree = pack(state, tensors)
     # Cloned, for safetensors takes no two tensors that share memory.
-    blob = save({name: x.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, x in tensors.items()})
+    blob = save(
+        {
+            name: x.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+            for name, x in tensors.items()
+        }
+    )
     content = {**about, "state": tree, "tensors": {"size": len(blob), "sha256": digest(blob)}}
     text = canonical({"content": content, "sha256": digest(canonical(content))})
     for suffix, part in (("safetensors", blob), ("json", text)):
@@ -128,7 +136,10 @@ def _only_shares(folder: Path) -> bool:
     """Whether it is a folder with nothing but files of ranks, or nothing at all."""
     if folder.is_symlink() or not folder.is_dir():
         return False
-    return all(re.fullmatch(r"rank[0-9]+\.(json|safetensors)", path.name) and path.is_file() for path in folder.iterdir())
+    return all(
+        re.fullmatch(r"rank[0-9]+\.(json|safetensors)", path.name) and path.is_file()
+        for path in folder.iterdir()
+    )
 
 
 def remove(folder: Path) -> None:

@@ -50,7 +50,9 @@ class Snapshots(L.Callback):
         self.every, self.resume, self.keep = every, resume, keep
         self.n_failed = 0  # snapshots that could not be written
         self.resumed_from: Path | None = None
-        self._found: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # what is read and not restored yet
+        self._found: tuple[dict[str, Any], dict[str, Tensor]] | None = (
+            None  # what is read and not restored yet
+        )
         self._captured: Any = None
         self._folder: RunFolder | None = None  # None: no test run is under way
         self._users_handler: Any = signal.SIG_DFL
@@ -60,8 +62,14 @@ class Snapshots(L.Callback):
         """Find and read the snapshot to resume from, before the loaders are made: they leave out the batches that are done."""
         if stage != "test":
             return
-        pl_module.skip = []
-        self.n_failed, self.resumed_from, self._found, self._captured, self._terminated = 0, None, None, None, False
+        pl_module.resume_at([])
+        self.n_failed, self.resumed_from, self._found, self._captured, self._terminated = (
+            0,
+            None,
+            None,
+            None,
+            False,
+        )
         self._folder, self._trainer = None, trainer
         self._done: list[int] = []  # batches of each stream, here
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -81,14 +89,16 @@ class Snapshots(L.Callback):
         self._start = self._written = sum(position) if self._found else -1  # batches
         self._since = 0
         streams = len(self._found[0]["configuration"]["streams"]) if self._found else 0
-        pl_module.skip = position + [0] * (streams - len(position))
+        pl_module.resume_at(position + [0] * (streams - len(position)))
 
     def _listen(self) -> None:
         """Take SIGTERM from here on: also what comes before the first batch may take long."""
         if threading.current_thread() is threading.main_thread():
             before = signal.getsignal(signal.SIGTERM)
             left = getattr(before, "__self__", None)  # of a run that an exception ended, see `_on_sigterm`
-            self._users_handler = (left._users_handler if isinstance(left, Snapshots) else before) or signal.SIG_DFL
+            self._users_handler = (
+                left._users_handler if isinstance(left, Snapshots) else before
+            ) or signal.SIG_DFL
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _on_sigterm(self, signum: int, frame: Any) -> None:
@@ -142,7 +152,9 @@ class Snapshots(L.Callback):
         if self._folder is None:
             return
         everywhere = gather_json([float(n) for n in trainer.num_test_batches])
-        self._common = [min(of) for of in zip(*everywhere, strict=True)]  # batches of each stream that every rank has
+        self._common = [
+            min(of) for of in zip(*everywhere, strict=True)
+        ]  # batches of each stream that every rank has
         self._configuration = configuration_of(trainer, pl_module)
         self._prepared = frozenset(pl_module.encoder.texts)
         if self._found is None:
@@ -174,7 +186,10 @@ class Snapshots(L.Callback):
 
     def _capture(self, trainer: L.Trainer, pl_module: ANTS, position: list[int]) -> None:
         callbacks = {name: callback.state() for name, callback in stateful(trainer).items()}
-        self._captured = {"position": position, "state": {"module": pl_module.state(), "callbacks": callbacks}}
+        self._captured = {
+            "position": position,
+            "state": {"module": pl_module.state(), "callbacks": callbacks},
+        }
 
     def on_test_batch_start(  # type: ignore[override]
         self, trainer: L.Trainer, pl_module: ANTS, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -195,13 +210,21 @@ class Snapshots(L.Callback):
                 raise SIGTERMException(_EXIT_CODE)
 
     def on_test_batch_end(  # type: ignore[override]
-        self, trainer: L.Trainer, pl_module: ANTS, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: L.Trainer,
+        pl_module: ANTS,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Count the batches done, those that are skipped too."""
         self._done += [0] * (dataloader_idx + 1 - len(self._done))
         self._done[dataloader_idx] = batch_idx + 1
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """With one rank: write what the last batch began from; several ranks cannot meet any more."""
         if self._folder is None:
             return
@@ -217,7 +240,10 @@ class Snapshots(L.Callback):
 
     def _end(self) -> None:
         """Give back what `setup` took."""
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == self._on_sigterm:
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) == self._on_sigterm
+        ):
             signal.signal(signal.SIGTERM, self._users_handler)
         if self._folder is not None:
             self._folder.release(self)
@@ -237,12 +263,19 @@ class Snapshots(L.Callback):
     def _write_captured(self, trainer: L.Trainer, pl_module: Any, captured: Any) -> None:
         rank, world = trainer.global_rank, trainer.world_size
         about = {
-            "format": files.FORMAT, "serial": self._serial, "rank": rank, "world_size": world, "position": captured["position"],
-            "configuration": self._configuration, "configuration_sha256": files.digest(files.canonical(self._configuration)),
-        }  # fmt: skip
+            "format": files.FORMAT,
+            "serial": self._serial,
+            "rank": rank,
+            "world_size": world,
+            "position": captured["position"],
+            "configuration": self._configuration,
+            "configuration_sha256": files.digest(files.canonical(self._configuration)),
+        }
         folder, error = files.partial(self._root, self._serial), ""
         try:
-            files.write_share(folder, rank, about, {**captured["state"], "texts": new_texts(pl_module, self._prepared)})
+            files.write_share(
+                folder, rank, about, {**captured["state"], "texts": new_texts(pl_module, self._prepared)}
+            )
         except (OSError, TypeError) as raised:
             error = f"rank {rank}: {raised}"
         errors = [why for why in gather_json(error) if why]
@@ -259,7 +292,9 @@ class Snapshots(L.Callback):
                 files.remove(folder)
             self.n_failed += 1
             if self.n_failed == 1:
-                logger.warning("a snapshot could not be written, and the run goes on without: %s", "; ".join(errors))
+                logger.warning(
+                    "a snapshot could not be written, and the run goes on without: %s", "; ".join(errors)
+                )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """The run ended well (Lightning calls this after no other): remove its snapshots, unless its results were not written."""
@@ -268,7 +303,9 @@ class Snapshots(L.Callback):
         if self.n_failed:
             logger.warning("%d snapshots could not be written", self.n_failed)
         if trainer.is_global_zero and self._folder.incomplete:
-            logger.warning("%s stays: with `resume` the end of the run is done again and its results written", self._root)
+            logger.warning(
+                "%s stays: with `resume` the end of the run is done again and its results written", self._root
+            )
         elif trainer.is_global_zero:
             files.sweep(self._root)
             for path in files.list_snapshots(self._root):

@@ -17,17 +17,31 @@ logger = logging.getLogger(__name__)
 
 Scores = dict[str, dict[str, float]]  # a metric by score and metric, as in results.json
 METRICS = {
-    "auroc": "AUROC", "fpr95": "FPR95", "fpr95_openood": "FPR95 of OpenOOD", "aupr_in": "AUPR-in", "aupr_out": "AUPR-out",
-}  # fmt: skip
+    "auroc": "AUROC",
+    "fpr95": "FPR95",
+    "fpr95_openood": "FPR95 of OpenOOD",
+    "aupr_in": "AUPR-in",
+    "aupr_out": "AUPR-out",
+}
 IDLE = ("model.text_cache", "model.text_batch_size")  # settings that change no result
 PUBLISHED_MODELS = (("ViT-B-16-quickgelu", "openai"), ("ViT-B-16", "openai"))
 NOTES = {
-    "n_id": "{:.0f} ID", "n_ood": "{:.0f} OOD images", "id_accuracy": "ID accuracy {:.1%}", "lambda": "λ {:.2f}",
-    "lambda_paper": "λ of eq. 14 {:.2f}", "lambda_prequential": "λ prequential {:.2f}", "gamma": "γ {:.3f}",
-    "n_negative_images": "{:.0f} negative images", "n_ens": "{:.0f} ENS", "n_vsnl": "{:.0f} VSNL", "n_dropped": "{:.0f} dropped",
-    "mllm_calls": "MLLM: {:.0f} asked", "mllm_recalled": "{:.0f} recalled", "mllm_failures": "{:.0f} failed",
+    "n_id": "{:.0f} ID",
+    "n_ood": "{:.0f} OOD images",
+    "id_accuracy": "ID accuracy {:.1%}",
+    "lambda": "λ {:.2f}",
+    "lambda_paper": "λ of eq. 14 {:.2f}",
+    "lambda_prequential": "λ prequential {:.2f}",
+    "gamma": "γ {:.3f}",
+    "n_negative_images": "{:.0f} negative images",
+    "n_ens": "{:.0f} ENS",
+    "n_vsnl": "{:.0f} VSNL",
+    "n_dropped": "{:.0f} dropped",
+    "mllm_calls": "MLLM: {:.0f} asked",
+    "mllm_recalled": "{:.0f} recalled",
+    "mllm_failures": "{:.0f} failed",
     "mllm_seconds": "{:.1f} s",
-}  # fmt: skip
+}
 
 
 class Value(NamedTuple):
@@ -113,7 +127,9 @@ def _read(path: Path) -> dict[str, Any]:
             raise _NoResults(f"{path} has no results.json" if path.is_dir() else f"{path} is no file")
         results = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise (ValueError if file.name == "results.json" else _NoResults)(f"{file} is not JSON: {error}") from error
+        raise (ValueError if file.name == "results.json" else _NoResults)(
+            f"{file} is not JSON: {error}"
+        ) from error
     if file.name != "results.json" and not (isinstance(results, dict) and "streams" in results):
         raise _NoResults(f"{file} is no results.json: it has no `streams`")
     _check(results, str(file))
@@ -168,7 +184,11 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[Summary]:
         seeds = {run.get("seed") for run in group}
         parts += [group] if len(seeds) == len(group) and None not in seeds else [[run] for run in group]
     settings = [_settings(part[0]) for part in parts]
-    unlike = [key for key in dict.fromkeys(key for s in settings for key in s) if len({s.get(key, "–") for s in settings}) > 1]
+    unlike = [
+        key
+        for key in dict.fromkeys(key for s in settings for key in s)
+        if len({s.get(key, "–") for s in settings}) > 1
+    ]
     summaries = [_summary(part) for part in parts]
     for summary, values in zip(summaries, settings, strict=True):
         told = [f"{key} {values[key]}" for key in unlike if key in values]
@@ -177,10 +197,19 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[Summary]:
 
 
 def _settings(run: dict[str, Any]) -> dict[str, str]:
-    """`part.name` to value, as JSON; without seeds, and without what changes no result."""
-    known = ((f"{part}.{name}", value) for part, of in (run.get("settings") or {}).items() for name, value in of.items())
+    """`part.name` or `part.group.name` to value, as JSON; without seeds, and without what changes no result."""
+    known = _flat(run.get("settings") or {})
     told = ((key, value) for key, value in known if key not in IDLE and not key.endswith(".seed"))
     return {key: json.dumps(value, ensure_ascii=False) for key, value in told}
+
+
+def _flat(settings: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting by its path: `memory.mining.gamma`."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
 
 
 def _summary(runs: list[dict[str, Any]]) -> Summary:
@@ -189,24 +218,36 @@ def _summary(runs: list[dict[str, Any]]) -> Summary:
     for key in dict.fromkeys(key for cell in cells for key in cell):
         members = [cell[key] for cell in cells if key in cell]
         values = {
-            score: {metric: _over_seeds([m[score][metric] for m in members if score in m]) for metric in METRICS}
+            score: {
+                metric: _over_seeds([m[score][metric] for m in members if score in m]) for metric in METRICS
+            }
             for score in dict.fromkeys(score for m in members for score in m)
         }
-        published = {score: figures for score, figures in _published(first, key[0], key[1]).items() if score in values}
+        published = {
+            score: figures for score, figures in _published(first, key[0], key[1]).items() if score in values
+        }
         columns.append(Column(*key, values, published, _meaningless(runs, *key) & values.keys()))
     name, pretrained = model.get("name") or "", model.get("pretrained") or ""
     notes, paths = _notes(runs), [run["path"] for run in runs if "path" in run]
     sources = dict.fromkeys(figures["source"] for column in columns for figures in column.published.values())
     if sources:
-        other = f" (this run: {name}, {pretrained})" if name and (name, pretrained) not in PUBLISHED_MODELS else ""
+        other = (
+            f" (this run: {name}, {pretrained})"
+            if name and (name, pretrained) not in PUBLISHED_MODELS
+            else ""
+        )
         notes.append(f"published with CLIP ViT-B/16 of OpenAI{other}: {'; '.join(sources)}")
     if paths:
         notes.append(f"from {', '.join(paths)}")
     seeds = [run.get("seed") for run in runs]
-    return Summary(first.get("benchmark") or "", name, pretrained, seeds, columns, notes, paths, _warnings(runs))
+    return Summary(
+        first.get("benchmark") or "", name, pretrained, seeds, columns, notes, paths, _warnings(runs)
+    )
 
 
-def _faults(runs: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
+def _faults(
+    runs: list[dict[str, Any]],
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
     """Stream, its results, run and fault of each fault that the results tell."""
     for run in runs:
         for name, stream in run["streams"].items():
@@ -218,7 +259,11 @@ def _meaningless(runs: list[dict[str, Any]], kind: str, name: str, group: str) -
     """The scores of a column that a fault of one of its streams makes meaningless."""
     found = set[str]()
     for stream, results, _, fault in _faults(runs):
-        of = {"stream": name == stream, "set": name.startswith(f"{stream}: "), "group": name == results["group"]}
+        of = {
+            "stream": name == stream,
+            "set": name.startswith(f"{stream}: "),
+            "group": name == results["group"],
+        }
         if kind == "mean" or of[kind]:
             found |= set(results["scores"] if fault["scores"] is None else fault["scores"])
     return frozenset(found)
@@ -255,7 +300,9 @@ def _cells(run: dict[str, Any]) -> dict[tuple[str, str, str], Scores]:
     groups = list(dict.fromkeys(stream["group"] for stream in streams.values()))
     for group in sorted(groups, key=lambda group: ("near", "far", group).index(group)):
         if group in ("near", "far") or len(groups) > 1:
-            cells["group", group, group] = _mean([s["scores"] for s in streams.values() if s["group"] == group])
+            cells["group", group, group] = _mean(
+                [s["scores"] for s in streams.values() if s["group"] == group]
+            )
     cells["mean", "mean", ""] = _mean([stream["scores"] for stream in streams.values()])
     return cells
 
@@ -263,7 +310,10 @@ def _cells(run: dict[str, Any]) -> dict[tuple[str, str, str], Scores]:
 def _mean(members: list[Scores]) -> Scores:
     """Over streams, of the scores that all of them have."""
     shared = [score for score in members[0] if all(score in member for member in members)]
-    return {score: {metric: fmean(member[score][metric] for member in members) for metric in METRICS} for score in shared}
+    return {
+        score: {metric: fmean(member[score][metric] for member in members) for metric in METRICS}
+        for score in shared
+    }
 
 
 def _over_seeds(values: list[float]) -> Value:
@@ -273,12 +323,18 @@ def _over_seeds(values: list[float]) -> Value:
 def _notes(runs: list[dict[str, Any]]) -> list[str]:
     notes = []
     if len(runs) > 1:
-        notes.append(f"{len(runs)} seeds ({', '.join(str(run['seed']) for run in runs)}): mean ± sample standard deviation")
+        notes.append(
+            f"{len(runs)} seeds ({', '.join(str(run['seed']) for run in runs)}): mean ± sample standard deviation"
+        )
     for name, stream in runs[0]["streams"].items():
         if len(runs) > 1:
             values = [run["streams"][name].get("id_accuracy") for run in runs]
             told = [f"ID accuracy {_over_seeds(values)} %"] if None not in values else []
         else:
-            told = [form.format(stream[key]) for key, form in NOTES.items() if isinstance(stream.get(key), int | float)]
+            told = [
+                form.format(stream[key])
+                for key, form in NOTES.items()
+                if isinstance(stream.get(key), int | float)
+            ]
         notes += [f"{name}: {', '.join(told)}"] if told else []
     return notes

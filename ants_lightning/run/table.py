@@ -23,17 +23,41 @@ Cell = list[tuple[str, bool]]  # a text for each metric, and whether it is the b
 DEFAULT = ("auroc", "fpr95", "fpr95_openood")
 BEST = {"fpr95": min, "fpr95_openood": min}
 FIELDS = (
-    "run", "benchmark", "model", "pretrained", "kind", "name", "group", "score", "metric", "mean", "std", "n_seeds",
-    "published", "source", "meaningless",
-)  # fmt: skip
+    "run",
+    "benchmark",
+    "model",
+    "pretrained",
+    "kind",
+    "name",
+    "group",
+    "score",
+    "metric",
+    "mean",
+    "std",
+    "n_seeds",
+    "published",
+    "source",
+    "meaningless",
+)
 TEXTS = {*FIELDS} - {"kind", "metric", "mean", "std", "n_seeds", "published"}  # fields that hold names
 LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "[": "{[}", "*": "{*}", "–": "--", "±": r"$\pm$", **{c: f"\\{c}" for c in "&%$#_{}"},
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "*": "{*}",
+    "–": "--",
+    "±": r"$\pm$",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+}
 
 
-def _grid(columns: Sequence[Column], scores: Sequence[str], metrics: Sequence[str]) -> list[tuple[str, list[Cell]]]:
+def _grid(
+    columns: Sequence[Column], scores: Sequence[str], metrics: Sequence[str]
+) -> list[tuple[str, list[Cell]]]:
     """Title and cells, one a score, of each column; a column with published figures is followed by one that tells them."""
     grid = []
     for column in columns:
@@ -43,13 +67,21 @@ def _grid(columns: Sequence[Column], scores: Sequence[str], metrics: Sequence[st
         for score in scores:
             values = column.values.get(score)
             mark = "!" if score in column.meaningless else ""
-            told = [(f"{values[m]}{mark}", not mark and values[m].mean == best[m]) for m in metrics] if values else [("–", False)]
+            told = (
+                [(f"{values[m]}{mark}", not mark and values[m].mean == best[m]) for m in metrics]
+                if values
+                else [("–", False)]
+            )
             cells.append(told)
         grid.append((one_line(column.title), cells))
         figures = [column.published.get(score, {}) for score in scores]
         if any(m in figure for figure in figures for m in metrics):
-            published: list[Cell] = [[(f"{figure[m]:.1f}" if m in figure else "–", False) for m in metrics] for figure in figures]
-            published = [cell if any(text != "–" for text, _ in cell) else [("–", False)] for cell in published]
+            published: list[Cell] = [
+                [(f"{figure[m]:.1f}" if m in figure else "–", False) for m in metrics] for figure in figures
+            ]
+            published = [
+                cell if any(text != "–" for text, _ in cell) else [("–", False)] for cell in published
+            ]
             grid.append(("published", published))
     return grid
 
@@ -64,7 +96,9 @@ def build_table(summary: Summary, metrics: Sequence[str] = DEFAULT, width: int =
     Above stands, in red, what makes figures meaningless; these have the mark `!` and are never the best.
     Names are shown as they are, but for control characters: nothing in them is taken for rich's markup.
     """
-    outer = Table(box=None, show_header=False, pad_edge=False, padding=0, title=Text(one_line(summary.title(metrics))))
+    outer = Table(
+        box=None, show_header=False, pad_edge=False, padding=0, title=Text(one_line(summary.title(metrics)))
+    )
     outer.add_column()
     for warning in summary.warnings:
         outer.add_row(Text(one_line(warning), "bold red"))
@@ -85,7 +119,9 @@ def _blocks(summary: Summary, metrics: Sequence[str], width: int) -> list[list[C
         return [summary.columns]
     blocks: list[list[Column]] = []
     for column in summary.columns:
-        begins_means = column.kind in ("group", "mean") and blocks and blocks[-1][-1].kind in ("stream", "set")
+        begins_means = (
+            column.kind in ("group", "mean") and blocks and blocks[-1][-1].kind in ("stream", "set")
+        )
         if blocks and not begins_means and fits([*blocks[-1], column]):
             blocks[-1].append(column)
         else:
@@ -98,7 +134,10 @@ def _block(columns: Sequence[Column], scores: Sequence[str], metrics: Sequence[s
     for i, title in enumerate(("score", *(title for title, _ in grid))):
         table.add_column(Text(title), justify="right" if i else "left")
     for i, score in enumerate(scores):
-        row = [Text(" / ").join(Text(text, "bold" if bold else "") for text, bold in cells[i]) for _, cells in grid]
+        row = [
+            Text(" / ").join(Text(text, "bold" if bold else "") for text, bold in cells[i])
+            for _, cells in grid
+        ]
         table.add_row(Text(one_line(score)), *row)
     return table
 
@@ -109,7 +148,9 @@ def to_markdown(summary: Summary, metrics: Sequence[str] = DEFAULT) -> str:
     grid = _grid(summary.columns, scores, metrics)
     rows = [["score", *(_markdown(title) for title, _ in grid)], ["---", *("---:" for _ in grid)]]
     for i, score in enumerate(scores):
-        cells = (" / ".join(f"**{text}**" if bold else text for text, bold in column[i]) for _, column in grid)
+        cells = (
+            " / ".join(f"**{text}**" if bold else text for text, bold in column[i]) for _, column in grid
+        )
         rows.append([_markdown(score), *cells])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     notes = "\n".join(f"- {_markdown(note)}" for note in (*summary.warnings, *summary.notes))
@@ -131,11 +172,20 @@ def to_latex(summary: Summary, metrics: Sequence[str] = DEFAULT) -> str:
     rows = [" & ".join(["score", *(_latex(title) for title, _ in grid)])]
     for i, score in enumerate(scores):
         cells = (
-            " / ".join(rf"\textbf{{{_latex(text)}}}" if bold else _latex(text) for text, bold in column[i]) for _, column in grid
+            " / ".join(rf"\textbf{{{_latex(text)}}}" if bold else _latex(text) for text, bold in column[i])
+            for _, column in grid
         )
         rows.append(" & ".join([_latex(score), *cells]))
     head, *body = (rf"{row} \\" for row in rows)
-    lines = [rf"\begin{{tabular}}{{l{'r' * len(grid)}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    lines = [
+        rf"\begin{{tabular}}{{l{'r' * len(grid)}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
     return "\n".join([*comments, *lines]) + "\n"
 
 
@@ -154,7 +204,13 @@ def to_csv(summaries: Sequence[Summary], metrics: Sequence[str] = DEFAULT) -> st
     for i, summary in enumerate(summaries):
         run = {"run": "; ".join(summary.paths) or i, "benchmark": summary.benchmark, "model": summary.model}
         for column in summary.columns:
-            of = {**run, "pretrained": summary.pretrained, "kind": column.kind, "name": column.name, "group": column.group}
+            of = {
+                **run,
+                "pretrained": summary.pretrained,
+                "kind": column.kind,
+                "name": column.name,
+                "group": column.group,
+            }
             for score, values in column.values.items():
                 figures = column.published.get(score, {})
                 for metric in metrics:
@@ -162,8 +218,14 @@ def to_csv(summaries: Sequence[Summary], metrics: Sequence[str] = DEFAULT) -> st
                     row = {**of, "score": score, "metric": metric, "mean": f"{100 * mean:.4f}", "n_seeds": n}
                     row |= {"std": f"{100 * std:.4f}"} if std is not None else {}
                     row |= {"meaningless": True} if score in column.meaningless else {}
-                    row |= {"published": figures[metric], "source": figures["source"]} if metric in figures else {}
-                    writer.writerow({field: _cell(value) if field in TEXTS else value for field, value in row.items()})
+                    row |= (
+                        {"published": figures[metric], "source": figures["source"]}
+                        if metric in figures
+                        else {}
+                    )
+                    writer.writerow(
+                        {field: _cell(value) if field in TEXTS else value for field, value in row.items()}
+                    )
     return out.getvalue()
 
 
@@ -186,8 +248,14 @@ def show(summaries: Sequence[Summary], form: str, metrics: Sequence[str], consol
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `ants-lightning table`; what is wrong with a path is told and ends it with status 2."""
-    parser = argparse.ArgumentParser("ants-lightning table", description="The results of one run or several as a table.")
-    parser.add_argument("paths", nargs="+", help="results.json files, or run folders that hold one; several seeds are averaged")
+    parser = argparse.ArgumentParser(
+        "ants-lightning table", description="The results of one run or several as a table."
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        help="results.json files, or run folders that hold one; several seeds are averaged",
+    )
     parser.add_argument("--format", choices=("rich", "markdown", "csv", "latex"), default="rich")
     parser.add_argument("--output", type=Path, help="a file to write, instead of showing the table")
     parser.add_argument("--metrics", nargs="+", choices=list(METRICS), default=list(DEFAULT))

@@ -4,7 +4,8 @@ import math
 import pytest
 import torch
 
-from ants_lightning.adapt.bank import Evidence, join, take
+from ants_lightning.adapt.bank import MemoryBank, join, take
+from ants_lightning.adapt.settings import Mining
 
 
 def stream(n, start=0, seed=0, levels=None):
@@ -21,10 +22,10 @@ def stream(n, start=0, seed=0, levels=None):
 
 
 def added(parts, **settings):
-    evidence = Evidence(4, **settings)
+    bank = MemoryBank(4, Mining(**settings))
     for part in parts:
-        evidence.add(part)
-    return evidence
+        bank.add(part)
+    return bank
 
 
 def reference_bank(scores, gamma, size):
@@ -51,22 +52,22 @@ def same(a, b):
 def test_the_bank_keeps_the_candidates_of_lowest_score_in_stream_order(gamma, size, levels):
     whole = stream(120, levels=levels)
     parts = [take(whole, torch.arange(i, min(i + 17, 120))) for i in range(0, 120, 17)]
-    evidence = added(parts, gamma=gamma, bank_size=size)
+    bank = added(parts, gamma=gamma, bank_size=size)
     places = reference_bank(whole["id_score"].tolist(), gamma, size)
-    assert evidence.bank["position"].tolist() == places
+    assert bank.rows["position"].tolist() == places
     for name, column in whole.items():
-        assert torch.equal(evidence.bank[name], column[places]), name
-    assert not evidence.bank["described"].any() and evidence.bank["described"].shape == (len(places),)
-    assert evidence.bank["prequential"].isnan().all() and evidence.bank["prequential"].shape == (len(places), 2)
+        assert torch.equal(bank.rows[name], column[places]), name
+    assert not bank.rows["described"].any() and bank.rows["described"].shape == (len(places),)
+    assert bank.rows["prequential"].isnan().all() and bank.rows["prequential"].shape == (len(places), 2)
 
 
 def test_history_and_mean_feature_cover_every_image():
     parts = [stream(30), stream(1, 30), stream(45, 31)]
-    evidence = added(parts, gamma=0.1, bank_size=2)
-    assert torch.equal(evidence.history, torch.cat([part["id_score"] for part in parts]))
+    bank = added(parts, gamma=0.1, bank_size=2)
+    assert torch.equal(bank.history, torch.cat([part["id_score"] for part in parts]))
     rows = [row for part in parts for row in part["features"].tolist()]
     expected = [math.fsum(row[d] for row in rows) / 76 for d in range(4)]
-    torch.testing.assert_close(evidence.mean_feature, torch.tensor(expected), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(bank.mean_feature, torch.tensor(expected), rtol=1e-6, atol=1e-8)
 
 
 def test_the_mean_is_summed_in_double():
@@ -77,92 +78,95 @@ def test_the_mean_is_summed_in_double():
 
 
 def test_position_is_the_place_in_the_history_whatever_the_index():
-    evidence = added([stream(10, start=500), stream(10, start=100)], gamma=1.0)
-    assert evidence.bank["position"].tolist() == list(range(20))
-    assert evidence.bank["index"].tolist() == [*range(500, 510), *range(100, 110)]
+    bank = added([stream(10, start=500), stream(10, start=100)], gamma=1.0)
+    assert bank.rows["position"].tolist() == list(range(20))
+    assert bank.rows["index"].tolist() == [*range(500, 510), *range(100, 110)]
 
 
 @pytest.mark.parametrize("eta", [0.25, 0.5, 1.0])
 @pytest.mark.parametrize("size", [5, 1000])
 def test_mine_finds_the_lowest_share_of_the_whole_history(eta, size):
     parts = [stream(40, 40 * i + 5) for i in range(3)]
-    evidence = added([], gamma=0.5, eta=eta, bank_size=size)
+    bank = added([], gamma=0.5, eta=eta, bank_size=size)
     scores = []
     for part in parts:
-        evidence.add(part)
+        bank.add(part)
         scores += part["id_score"].tolist()
         low = sorted(score for score in scores if score < 0.5)
         chosen = low[: math.ceil(eta * len(low))]
-        rows = evidence.mine()
-        assert evidence.threshold == chosen[-1] and evidence.n_negative == len(chosen)
+        rows = bank.mine()
+        assert bank.gamma_star == chosen[-1] and bank.n_negative == len(chosen)
         kept = reference_bank(scores, 0.5, size)  # γ, not γ*, makes a candidate
-        assert evidence.bank["position"].tolist() == kept
+        assert bank.rows["position"].tolist() == kept
         expected = [i for i, score in enumerate(scores) if score <= chosen[-1] and i in kept]
-        assert evidence.bank["position"][rows].tolist() == expected
+        assert bank.rows["position"][rows].tolist() == expected
         assert rows.tolist() == sorted(rows.tolist())
 
 
 @pytest.mark.parametrize("parts", [[], [stream(20)]])
 def test_without_candidates_nothing_is_mined_and_gamma_stays(parts):
-    evidence = added(parts, gamma=0.0)
-    assert evidence.mine().tolist() == []
-    assert (evidence.threshold, evidence.n_negative) == (0.0, 0)
+    bank = added(parts, gamma=0.0)
+    assert bank.mine().tolist() == []
+    assert (bank.gamma_star, bank.n_negative) == (0.0, 0)
 
 
 def test_no_image_has_a_mean_of_zero():
-    assert torch.equal(Evidence(4).mean_feature, torch.zeros(4))
+    assert torch.equal(MemoryBank(4, Mining()).mean_feature, torch.zeros(4))
 
 
 def test_what_is_noted_of_an_image_stays_with_it():
-    evidence = added([stream(30)], gamma=1.0, bank_size=10)
-    noted = evidence.bank["position"][[1, 4]].tolist()
-    evidence.set_described(torch.tensor([1, 4]))
-    evidence.set_prequential(torch.tensor([4, 1]), torch.tensor([[0.4, 0.5], [0.1, 0.2]]))
+    bank = added([stream(30)], gamma=1.0, bank_size=10)
+    noted = bank.rows["position"][[1, 4]].tolist()
+    bank.set_described(torch.tensor([1, 4]))
+    bank.set_prequential(torch.tensor([4, 1]), torch.tensor([[0.4, 0.5], [0.1, 0.2]]))
     low = stream(5, 30)
     low["id_score"] = low["id_score"] / 1000  # push five others out
-    evidence.add(low)
-    positions = evidence.bank["position"].tolist()
-    assert positions == reference_bank(evidence.history.tolist(), 1.0, 10)
+    bank.add(low)
+    positions = bank.rows["position"].tolist()
+    assert positions == reference_bank(bank.history.tolist(), 1.0, 10)
     for place, scores in zip(noted, ([0.1, 0.2], [0.4, 0.5]), strict=True):
         if place in positions:
-            torch.testing.assert_close(evidence.bank["prequential"][positions.index(place)], torch.tensor(scores))
-    told = [place for place, done in zip(positions, evidence.bank["described"], strict=True) if done]
+            torch.testing.assert_close(bank.rows["prequential"][positions.index(place)], torch.tensor(scores))
+    told = [place for place, done in zip(positions, bank.rows["described"], strict=True) if done]
     assert told == [place for place in noted if place in positions] != []
-    assert int(evidence.bank["prequential"].isnan().all(1).sum()) == 10 - len(told)
+    assert int(bank.rows["prequential"].isnan().all(1).sum()) == 10 - len(told)
 
 
 def test_the_first_prequential_scores_stay():
-    evidence = added([stream(5)], gamma=1.0)
-    evidence.set_prequential(torch.tensor([2, 3]), torch.tensor([[0.1, 0.2], [0.3, 0.4]]))
-    evidence.set_prequential(torch.tensor([3, 0]), torch.tensor([[0.9, 0.9], [0.5, 0.6]]))
+    bank = added([stream(5)], gamma=1.0)
+    bank.set_prequential(torch.tensor([2, 3]), torch.tensor([[0.1, 0.2], [0.3, 0.4]]))
+    bank.set_prequential(torch.tensor([3, 0]), torch.tensor([[0.9, 0.9], [0.5, 0.6]]))
     expected = torch.full((5, 2), torch.nan)
     expected[[0, 2, 3]] = torch.tensor([[0.5, 0.6], [0.1, 0.2], [0.3, 0.4]])
-    torch.testing.assert_close(evidence.bank["prequential"], expected, equal_nan=True)
+    torch.testing.assert_close(bank.rows["prequential"], expected, equal_nan=True)
 
 
 def test_state_goes_through_a_safe_file_and_the_stream_goes_on_alike():
-    evidence = added([stream(40)], gamma=0.7, eta=0.3, bank_size=20)
-    evidence.set_described(evidence.mine())
+    bank = added([stream(40)], gamma=0.7, eta=0.3, bank_size=20)
+    bank.set_described(bank.mine())
     file = io.BytesIO()
-    torch.save(evidence.state(), file)
+    torch.save(bank.state(), file)
     file.seek(0)
-    restored = Evidence(4)
+    restored = MemoryBank(4, Mining())
     restored.restore(torch.load(file, weights_only=True))
-    same(restored.state(), evidence.state())
-    for one in (evidence, restored):
+    same(restored.state(), bank.state())
+    for one in (bank, restored):
         one.add(stream(30, 40))
-        one.set_prequential(one.mine(), torch.rand(1, 2, generator=torch.Generator().manual_seed(0)).expand(len(one.mine()), 2))
-    same(restored.state(), evidence.state())
+        one.set_prequential(
+            one.mine(),
+            torch.rand(1, 2, generator=torch.Generator().manual_seed(0)).expand(len(one.mine()), 2),
+        )
+    same(restored.state(), bank.state())
     assert (restored.gamma, restored.eta, restored.bank_size) == (0.7, 0.3, 20)
 
 
 def test_a_snapshot_does_not_change_when_the_stream_goes_on():
-    evidence = added([stream(20)], gamma=1.0)
-    snapshot, twin = evidence.state(), Evidence(4)
+    bank = added([stream(20)], gamma=1.0)
+    snapshot, twin = bank.state(), MemoryBank(4, Mining())
     twin.restore(snapshot)
-    evidence.set_described(torch.tensor([0]))
-    evidence.set_prequential(torch.tensor([1]), torch.tensor([[0.1, 0.2]]))
-    evidence.add(stream(20, 20))
+    bank.set_described(torch.tensor([0]))
+    bank.set_prequential(torch.tensor([1]), torch.tensor([[0.1, 0.2]]))
+    bank.add(stream(20, 20))
     same(snapshot, added([stream(20)], gamma=1.0).state())
     same(twin.state(), added([stream(20)], gamma=1.0).state())
 
@@ -177,34 +181,36 @@ def test_join_puts_parts_one_after_another_and_take_picks_rows():
 
 def test_nothing_grows_with_the_stream(monkeypatch):
     monkeypatch.setattr("ants_lightning.adapt.bank.HISTORY", 50)
-    evidence = Evidence(4, gamma=0.5, eta=0.5, bank_size=10)
+    bank = MemoryBank(4, Mining(gamma=0.5, eta=0.5, bank_size=10))
     scores = []
     for i in range(20):
-        evidence.add(part := stream(30, 30 * i))
+        bank.add(part := stream(30, 30 * i))
         scores += part["id_score"].tolist()
-        rows = evidence.mine()
+        rows = bank.mine()
         low = [score for score in scores if score < 0.5]
         kept = reference_bank(scores, 0.5, 10)
-        assert evidence.n_negative == math.ceil(0.5 * len(low)) and evidence.n_seen == len(scores)
+        assert bank.n_negative == math.ceil(0.5 * len(low)) and bank.n_seen == len(scores)
         # The bank's part of X_neg, and all of it as long as the bank holds it.
-        assert evidence.bank["position"][rows].tolist() == sorted(sorted(kept, key=lambda p: scores[p])[: evidence.n_negative])
-        if evidence.n_negative <= 10:
-            assert evidence.threshold == sorted(low)[evidence.n_negative - 1]
+        assert bank.rows["position"][rows].tolist() == sorted(
+            sorted(kept, key=lambda p: scores[p])[: bank.n_negative]
+        )
+        if bank.n_negative <= 10:
+            assert bank.gamma_star == sorted(low)[bank.n_negative - 1]
         else:  # of the newest images
             recent = sorted(score for score in scores[-50:] if score < 0.5)
-            assert evidence.threshold == recent[math.ceil(0.5 * len(recent)) - 1]
-    assert evidence.history.tolist() == scores[-50:] and len(evidence.bank["index"]) == 10
-    assert evidence.mean_feature.shape == (4,) and len(scores) == 600
+            assert bank.gamma_star == recent[math.ceil(0.5 * len(recent)) - 1]
+    assert bank.history.tolist() == scores[-50:] and len(bank.rows["index"]) == 10
+    assert bank.mean_feature.shape == (4,) and len(scores) == 600
 
 
 def test_a_full_bank_is_left_alone_by_scores_that_are_not_lower():
-    evidence = added([stream(30)], gamma=1.0, bank_size=5)
-    before, top = evidence.bank, float(evidence.bank["id_score"].max())
+    bank = added([stream(30)], gamma=1.0, bank_size=5)
+    before, top = bank.rows, float(bank.rows["id_score"].max())
     more = {**stream(3, 30), "id_score": torch.tensor([top, 0.99, top])}
-    evidence.add(more)
-    assert evidence.bank is before and evidence.n_candidates == 33  # nothing was copied
-    evidence.add({**stream(1, 33), "id_score": torch.tensor([0.0])})
-    assert evidence.bank is not before and 33 in evidence.bank["position"].tolist()
+    bank.add(more)
+    assert bank.rows is before and bank.n_candidates == 33  # nothing was copied
+    bank.add({**stream(1, 33), "id_score": torch.tensor([0.0])})
+    assert bank.rows is not before and 33 in bank.rows["position"].tolist()
 
 
 def test_the_guard_looks_at_the_newest_thousand_images():

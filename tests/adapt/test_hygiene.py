@@ -15,22 +15,45 @@ NAMES = ["sports car", "T-shirt", "goose", "bus", "great white shark", "Straße"
 @pytest.mark.parametrize(
     "text",
     [
-        "sports car", "Sports Car", "SPORTS-CAR", "sports_car", "a sports car", "The sports  cars", "sport car", "t shirt",
-        "tee shirt", "T-SHIRTS", "geese", "Geese.", "buses", "coach", "motorcoach", "white shark", "Carcharodon carcharias",
-        "STRASSE", "ｇｏｏｓｅ",
+        "sports car",
+        "Sports Car",
+        "SPORTS-CAR",
+        "sports_car",
+        "a sports car",
+        "The sports  cars",
+        "sport car",
+        "t shirt",
+        "tee shirt",
+        "T-SHIRTS",
+        "geese",
+        "Geese.",
+        "buses",
+        "coach",
+        "motorcoach",
+        "white shark",
+        "Carcharodon carcharias",
+        "STRASSE",
+        "ｇｏｏｓｅ",
     ],
-)  # fmt: skip
+)
 def test_names_of_id_classes_are_recognised(text):
     assert Hygiene(NAMES, torch.eye(6), None).is_id_name(text)
 
 
-@pytest.mark.parametrize("text", ["car", "shirt", "cuckoo", "duck", "shark fin", "red bus", "truck", "", "busy", "鹅"])
+@pytest.mark.parametrize(
+    "text", ["car", "shirt", "cuckoo", "duck", "shark fin", "red bus", "truck", "", "busy", "鹅"]
+)
 def test_other_names_are_not(text):
     assert not Hygiene(NAMES, torch.eye(6), None).is_id_name(text)
 
 
 def test_fold_keeps_letters_of_all_scripts():
-    assert fold("Ärzte-Haus") == "ärztehaus" and fold("赤 狐!") == "赤狐" and fold("A") == "a" and fold("the") == "the"
+    assert (
+        fold("Ärzte-Haus") == "ärztehaus"
+        and fold("赤 狐!") == "赤狐"
+        and fold("A") == "a"
+        and fold("the") == "the"
+    )
 
 
 def test_forms_hold_the_name_itself():
@@ -73,27 +96,40 @@ class Parrot(PerfectCaptions):
 
 def test_the_memory_drops_and_counts_them(run, small_demo):
     _, model, results = run(Parrot(small_demo))
-    assert model.ens.labels == model.neglabel.labels and model.vsnl.labels == ["The nice comb."]
+    assert model.spaces.ens.labels == model.spaces.neglabel.labels and model.spaces.vsnl.labels == [
+        "The nice comb."
+    ]
     for stream in results["streams"].values():
         assert stream["n_vsnl"] == 1 and stream["n_dropped"] > 3
 
 
 def test_without_hygiene_they_stay(run, small_demo):
-    _, model, results = run(Parrot(small_demo), hygiene=False, max_id_similarity=None)
-    assert {"The nice Stars.", f"The nice {ID_CLASSES[0]}."} <= set(model.vsnl.labels)
+    _, model, results = run(Parrot(small_demo), hygiene={"names": False, "max_id_similarity": None})
+    assert {"The nice Stars.", f"The nice {ID_CLASSES[0]}."} <= set(model.spaces.vsnl.labels)
     assert all(stream["n_dropped"] == 0 for stream in results["streams"].values())
 
 
 def test_without_hygiene_the_bound_on_the_similarity_stays(run, small_demo):
-    _, model, _ = run(Parrot(small_demo), hygiene=False)
-    assert {"The nice comb.", "The nice COMB."} & set(model.vsnl.labels)
-    assert not {f"The nice {name}." for name in ID_CLASSES} & set(model.vsnl.labels)  # cosine 1 with themselves
+    _, model, _ = run(Parrot(small_demo), hygiene={"names": False})
+    assert {"The nice comb.", "The nice COMB."} & set(model.spaces.vsnl.labels)
+    assert not {f"The nice {name}." for name in ID_CLASSES} & set(
+        model.spaces.vsnl.labels
+    )  # cosine 1 with themselves
 
 
 def test_a_bound_on_the_similarity_drops_all_that_are_closer(run):
-    _, model, results = run(max_id_similarity=0.5)
-    assert (model.vsnl.features @ model.id_text.T).max() <= 0.5 + 1e-6
+    _, model, results = run(hygiene={"max_id_similarity": 0.5})
+    assert (model.spaces.vsnl.features @ model.spaces.id_text.T).max() <= 0.5 + 1e-6
     free = run()[2]
     for name, stream in results["streams"].items():
         assert stream["n_dropped"] > free["streams"][name]["n_dropped"]
-    assert all(stream["n_vsnl"] == 0 for stream in run(max_id_similarity=-1.0)[2]["streams"].values())
+    assert all(
+        stream["n_vsnl"] == 0 for stream in run(hygiene={"max_id_similarity": -1.0})[2]["streams"].values()
+    )
+
+
+def test_distinct_labels_are_each_once_and_no_id_name():
+    hygiene = Hygiene(["cat", "hot dog"], torch.zeros(2, 4), None)
+    said = ["Hot-dog", "lynx", "tiger", "", "!", "Cats", "lynx", "the Lynx", "T-Shirt"]
+    assert hygiene.distinct(said) == ["lynx", "tiger", "T-Shirt"]
+    assert hygiene.distinct([]) == []

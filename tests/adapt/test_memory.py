@@ -2,10 +2,12 @@
 
 import copy
 import io
+import re
 import weakref
 
 import pytest
 import torch
+from small import merged
 
 from ants_lightning import ANTS, NegativeMemory, demo
 from ants_lightning.data.raw import RawImages
@@ -51,23 +53,51 @@ def test_no_more_images_are_in_memory_than_go_into_one_call(run, small_demo, mon
     monkeypatch.setattr(RawImages, "__getitem__", counted)
     mllm = Watched(small_demo)
     mllm.at_once = 3
-    run(mllm, similar_images=eyes)
+    run(mllm, vsnl={"show_images": eyes})
     assert len(mllm.images) > 100 and max(most) == 3
 
 
 def test_results_follow_the_contract(run):
     _, _, results = run()
-    assert set(results) == {"versions", "seed", "benchmark", "model", "settings", "streams", "groups"} and results["seed"] == 7
+    assert (
+        set(results) == {"versions", "seed", "benchmark", "model", "settings", "streams", "groups"}
+        and results["seed"] == 7
+    )
     assert results["model"] == {"name": demo.CLIP, "pretrained": None} and results["benchmark"] is None
-    assert results["settings"]["memory"]["eta"] == 0.5 and results["settings"]["model"]["nouns"][:3] == "41 "
+    assert (
+        results["settings"]["memory"]["mining"]["eta"] == 0.5
+        and results["settings"]["model"]["negatives"]["nouns"][:3] == "41 "
+    )
     keys = {
-        "group", "n_id", "n_ood", "n_unreadable", "n_not_finite", "id_accuracy", "lambda", "lambda_paper", "lambda_prequential",
-        "gamma", "n_negative_images",
-        "n_ens", "n_vsnl", "n_dropped", "mllm_calls", "mllm_recalled", "mllm_failures", "mllm_seconds", "scores", "stream",
-        "faults", "health",
-    }  # fmt: skip
+        "group",
+        "n_id",
+        "n_ood",
+        "n_unreadable",
+        "n_not_finite",
+        "id_accuracy",
+        "lambda",
+        "lambda_paper",
+        "lambda_prequential",
+        "gamma",
+        "n_negative_images",
+        "n_ens",
+        "n_vsnl",
+        "n_dropped",
+        "mllm_calls",
+        "mllm_recalled",
+        "mllm_failures",
+        "mllm_seconds",
+        "scores",
+        "stream",
+        "faults",
+        "health",
+    }
     for stream in results["streams"].values():
-        assert set(stream) == keys and (stream["n_id"], stream["n_ood"], stream["mllm_failures"]) == (64, 64, 0)
+        assert set(stream) == keys and (stream["n_id"], stream["n_ood"], stream["mllm_failures"]) == (
+            64,
+            64,
+            0,
+        )
         assert list(stream["scores"]) == ["mcm", "neglabel", "ens", "vsnl", "ants"]
         assert set(stream["scores"]["ants"]) == {"auroc", "fpr95", "fpr95_openood", "aupr_in", "aupr_out"}
     far = [results["streams"][name]["scores"]["ens"]["auroc"] for name in ("textures", "scenes")]
@@ -75,7 +105,7 @@ def test_results_follow_the_contract(run):
 
 
 def test_before_the_first_refresh_everything_is_neglabel(run):
-    _, _, results = run(min_images=10_000)
+    _, _, results = run(schedule={"min_images": 10_000})
     for stream in results["streams"].values():
         assert stream["scores"]["ants"] == stream["scores"]["vsnl"] == stream["scores"]["neglabel"]
         assert stream["mllm_calls"] == stream["n_vsnl"] == 0
@@ -85,21 +115,26 @@ def test_the_guard_holds_where_there_is_nothing_but_id(run, small_demo):
     more = copy.copy(small_demo)
     more.ood_sets = {"more": demo.DrawnImages(ID_CLASSES, 64, seed=3)}
     more.groups = {"more": "near"}
-    held, free = (run(data=more, min_separation=least)[2]["streams"]["more"] for least in (1.0, 0.0))
+    held, free = (
+        run(data=more, schedule={"min_separation": least})[2]["streams"]["more"] for least in (1.0, 0.0)
+    )
     assert held["scores"]["ants"] == held["scores"]["neglabel"] != free["scores"]["ants"]
-    assert (held["mllm_calls"], held["n_held"]) == (0, 4) and (free["mllm_calls"] > 0, free["n_held"]) == (True, 0)
+    assert (held["mllm_calls"], held["n_held"]) == (0, 4) and (free["mllm_calls"] > 0, free["n_held"]) == (
+        True,
+        0,
+    )
 
 
 @pytest.mark.parametrize("least", [-0.1, 1.1])
 def test_min_separation_out_of_range(least):
     with pytest.raises(ValueError, match=f"min_separation .*{least}"):
-        NegativeMemory(None, min_separation=least)
+        NegativeMemory(None, schedule={"min_separation": least})
 
 
 def test_strict_history_scores_a_batch_before_it_is_learnt_from(run):
-    once = dict(refresh_every=8, min_images=100)  # one sync point, at the last of the 8 batches
-    _, _, strict = run(**once)
-    _, _, late = run(**once, score_after_refresh=True)
+    once = {"every": 8, "min_images": 100}  # one sync point, at the last of the 8 batches
+    _, _, strict = run(schedule=once)
+    _, _, late = run(schedule={**once, "score_after_refresh": True})
     for name, stream in strict["streams"].items():
         assert stream["scores"]["vsnl"] == stream["scores"]["neglabel"] and stream["n_vsnl"] > 0
         assert late["streams"][name]["scores"]["vsnl"] != stream["scores"]["vsnl"]
@@ -110,7 +145,12 @@ def test_a_stream_does_not_remember_the_one_before(run, small_demo):
     alone = copy.copy(small_demo)
     alone.ood_sets = {"scenes": small_demo.ood_sets["scenes"]}
     _, _, single = run(data=alone)
-    for key in ("lambda", "gamma", "n_ens", "n_vsnl"):  # a text encoded in another batch differs in its last digits
+    for key in (
+        "lambda",
+        "gamma",
+        "n_ens",
+        "n_vsnl",
+    ):  # a text encoded in another batch differs in its last digits
         assert together["streams"]["scenes"][key] == pytest.approx(single["streams"]["scenes"][key], rel=1e-6)
     for score, found in single["streams"]["scenes"]["scores"].items():
         assert together["streams"]["scenes"]["scores"][score] == pytest.approx(found)
@@ -138,7 +178,7 @@ class EveryThird(PerfectCaptions):
 
 def test_an_mllm_that_fails_on_every_third_call_does_not_end_the_run(run, small_demo):
     mllm = EveryThird(small_demo)
-    results = run(mllm, refresh_every=1)[2]
+    results = run(mllm, schedule={"every": 1})[2]
     assert mllm.calls > 9
     for stream in results["streams"].values():
         assert 0 < stream["mllm_failures"] < stream["mllm_calls"] and stream["n_ens"] > 0 < stream["n_vsnl"]
@@ -153,15 +193,15 @@ def test_images_that_cannot_be_read_are_skipped_and_counted_once(run, monkeypatc
         return read(images, index)
 
     monkeypatch.setattr(RawImages, "__getitem__", torn)
-    memory, _, results = run(similar_images=True)
-    stream, bank = results["streams"]["scenes"], memory.evidence.bank
+    memory, _, results = run(vsnl={"show_images": True})
+    stream, bank = results["streams"]["scenes"], memory.bank.rows
     lost = bank["described"] & (bank["index"] % 5 == 0)
     assert 0 < int(lost.sum()) <= stream["mllm_failures"] < stream["mllm_calls"] and stream["n_ens"] > 0
 
 
 def test_on_failure_raise_ends_the_run_with_what_failed(run, small_demo):
     with pytest.raises(RuntimeError, match=r"rank 0: mllm\.\w+: TimeoutError: too slow"):
-        run(EveryThird(small_demo), refresh_every=1, on_failure="raise")
+        run(EveryThird(small_demo), schedule={"every": 1}, on_failure="raise")
 
 
 class Eyes(PerfectCaptions):
@@ -180,9 +220,14 @@ def test_vsnl_with_eyes_shows_the_likeliest_negative_image_predicted_as_the_clas
     alone = copy.copy(small_demo)
     alone.ood_sets = {"lookalikes": small_demo.ood_sets["lookalikes"]}
     mllm = Eyes(alone)
-    memory, _, results = run(mllm, data=alone, similar_images=True, refresh_every=8, min_images=100)  # one sync point, at the end
-    bank = memory.evidence.bank
-    negative = bank["id_score"] <= memory.evidence.threshold
+    memory, _, results = run(
+        mllm,
+        data=alone,
+        vsnl={"show_images": True},
+        schedule={"every": 8, "min_images": 100},  # one sync point, at the end
+    )
+    bank = memory.bank.rows
+    negative = bank["id_score"] <= memory.bank.gamma_star
     shown = dict(mllm.shown)
     assert len(shown) == 12 and any(image is None for image in shown.values())
     for name, image in shown.items():
@@ -196,20 +241,20 @@ def test_vsnl_with_eyes_shows_the_likeliest_negative_image_predicted_as_the_clas
 
 @pytest.mark.parametrize("init", ["neglabel", "empty"])
 def test_the_ens_queue_starts_as_told(run, init):
-    _, model, _ = run(init=init, min_images=10_000)
-    assert model.ens.labels == (model.neglabel.labels if init == "neglabel" else [])
+    _, model, _ = run(ens={"init": init}, schedule={"min_images": 10_000})
+    assert model.spaces.ens.labels == (model.spaces.neglabel.labels if init == "neglabel" else [])
 
 
 @pytest.mark.parametrize("weight", ["paper", "prequential"])
 def test_lambda_is_the_estimate_asked_for_and_paper_is_eq_14_on_the_current_spaces(run, weight):
     memory, model, results = run(weight=weight)
     stream = results["streams"]["scenes"]  # the last: its memory is still there
-    assert stream["lambda"] == stream[f"lambda_{weight}"] == model.weight
-    evidence = memory.evidence
-    rows = evidence.bank["id_score"] <= evidence.threshold
-    scores = model.score(evidence.bank["features"][rows])["scores"]
+    assert stream["lambda"] == stream[f"lambda_{weight}"] == model.spaces.lambda_
+    bank = memory.bank
+    rows = bank.rows["id_score"] <= bank.gamma_star
+    scores = model.score(bank.rows["features"][rows])["scores"]
     assert stream["lambda_paper"] == pytest.approx(adaptive_weight(scores["ens"], scores["vsnl"]), abs=1e-6)
-    seen = evidence.bank["prequential"][rows & ~evidence.bank["prequential"].isnan().any(1)]
+    seen = bank.rows["prequential"][rows & ~bank.rows["prequential"].isnan().any(1)]
     assert stream["lambda_prequential"] == pytest.approx(adaptive_weight(*seen.unbind(1)), abs=1e-6)
 
 
@@ -221,19 +266,52 @@ def test_state_survives_a_weights_only_file_and_starts_the_next_run(run, small_d
     state = torch.load(file, weights_only=True)
     twin = NegativeMemory(PerfectCaptions(small_demo))
     twin.load_state_dict(state)
-    assert twin.sentences == model.ens.labels and twin.answers == memory.answers
-    assert torch.equal(twin.evidence.history, memory.evidence.history)
-    for name, column in memory.evidence.bank.items():
-        assert torch.equal(twin.evidence.bank[name].nan_to_num(), column.nan_to_num())
+    assert twin.sentences == model.spaces.ens.labels and twin.answers == memory.answers
+    assert torch.equal(twin.bank.history, memory.bank.history)
+    for name, column in memory.bank.rows.items():
+        assert torch.equal(twin.bank.rows[name].nan_to_num(), column.nan_to_num())
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"refresh_every": 0}, {"ens_size": 0}, {"gamma": 1.5}, {"eta": 0.0}, {"delta": 2.0}, {"init": "x"}, {"weight": "y"},
-     {"on_failure": "z"}, {"max_id_similarity": 1.5}],
+    [
+        {"schedule": {"every": 0}},
+        {"ens": {"size": 0}},
+        {"mining": {"gamma": 1.5}},
+        {"mining": {"eta": 0.0}},
+        {"vsnl": {"delta": 2.0}},
+        {"ens": {"init": "x"}},
+        {"weight": "y"},
+        {"on_failure": "z"},
+        {"hygiene": {"max_id_similarity": 1.5}},
+    ],
 )
 def test_settings_out_of_range_are_named(settings):
-    with pytest.raises(ValueError, match=str(next(iter(settings.values())))):
+    ((name, value),) = settings.items()
+    if isinstance(value, dict):
+        ((key, value),) = value.items()
+        name = f"{name}.{key}"
+    with pytest.raises(ValueError, match=rf"^{name} must .*{value}"):
+        NegativeMemory(None, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"mining": {"gamma": -1}}, r"mining.gamma must lie in [0, 1], got -1"),
+        ({"mining": {"eta": 0}}, r"mining.eta must lie in (0, 1], got 0"),
+        ({"vsnl": {"delta": 1.5}}, r"vsnl.delta must lie in (0, 1], got 1.5"),
+        ({"ens": {"size": 2.5}}, "ens.size must be a whole number, got 2.5"),
+        ({"vsnl": {"show_images": 1}}, "vsnl.show_images must be true or false, got 1"),
+        ({"ens": {"sise": 1}}, "ens has no setting 'sise'; it has size, init, activated"),
+        (
+            {"hygiene": True},
+            "hygiene must be a HygieneSettings or a dict of names, max_id_similarity, got True",
+        ),
+    ],
+)
+def test_errors_name_settings_as_they_are_written(settings, told):
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
         NegativeMemory(None, **settings)
 
 
@@ -243,10 +321,14 @@ def test_memory_needs_negative_labels(run):
 
 
 def test_no_id_class_name_becomes_a_negative_label():
-    model = ANTS(demo.CLIP, class_names=["star", "ring"], nouns=["STAR", "comb", "Ring", "gear"], adjectives=["star"], keep=1.0)
+    model = ANTS(
+        demo.CLIP,
+        class_names=["star", "ring"],
+        negatives={"nouns": ["STAR", "comb", "Ring", "gear"], "adjectives": ["star"], "keep": 1.0},
+    )
     model.setup("test")
     model.prepare()
-    assert sorted(model.neglabel.labels) == ["The nice comb.", "The nice gear."]
+    assert sorted(model.spaces.neglabel.labels) == ["The nice comb.", "The nice gear."]
 
 
 def test_without_the_callback_it_is_an_mcm_and_neglabel_evaluator(small_demo, tmp_path):
@@ -256,15 +338,26 @@ def test_without_the_callback_it_is_an_mcm_and_neglabel_evaluator(small_demo, tm
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
     logged = trainer.test(model, small_demo, verbose=False)[0]
     assert list(model.results["scenes"]["scores"]) == ["mcm"] and "test/far/scenes/mcm/auroc" in logged
-    rows = trainer.predict(ANTS(demo.CLIP, **demo.WORDS), small_demo)[0][0]
-    assert rows["class_name"][0] in ID_CLASSES and set(rows["scores"]) == {"mcm", "neglabel", "ens", "vsnl", "ants"}
+    rows = trainer.predict(ANTS(demo.CLIP, negatives=demo.WORDS), small_demo)[0][0]
+    assert rows["class_name"][0] in ID_CLASSES and set(rows["scores"]) == {
+        "mcm",
+        "neglabel",
+        "ens",
+        "vsnl",
+        "ants",
+    }
 
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [*((name, value) for name in ("temperature", "mcm_temperature") for value in (0.0, float("nan"))),
-     ("num_groups", 0), ("vsnl_groups", 0), ("keep", 1.5), ("id_prompt", "no place for a name")],
-)  # fmt: skip
+    [
+        *((name, value) for name in ("temperature", "mcm_temperature") for value in (0.0, float("nan"))),
+        ("num_groups", 0),
+        ("vsnl_groups", 0),
+        ("negatives.keep", 1.5),
+        ("prompts.id", "no place for a name"),
+    ],
+)
 def test_model_settings_out_of_range_are_named(setting, value):
-    with pytest.raises(ValueError, match=f"{setting}.*{value}"):
-        ANTS(demo.CLIP, **{setting: value})
+    with pytest.raises(ValueError, match=f"{re.escape(setting)}.*{value}"):
+        ANTS(demo.CLIP, **merged({setting: value}, {}))

@@ -5,7 +5,7 @@ import inspect
 import json
 import math
 import re
-from types import SimpleNamespace
+from dataclasses import replace
 
 import jsonargparse
 import numpy as np
@@ -14,9 +14,25 @@ import torch
 import torch.nn.functional as F
 
 from ants_lightning import baselines
-from ants_lightning.baselines import CSP, EOE, GLMCM, TANL, AdaNeg, Baseline, Energy, MaxLogit, Seen, csp, eoe, id_texts
+from ants_lightning.baselines import (
+    CSP,
+    EOE,
+    GLMCM,
+    TANL,
+    AdaNeg,
+    Baseline,
+    DetectorInputs,
+    Energy,
+    MaxLogit,
+    Seen,
+    csp,
+    eoe,
+    id_texts,
+)
 from ants_lightning.baselines.csp import PROMPTS
-from ants_lightning.spaces.text_space import TextSpace
+from ants_lightning.clip.settings import Negatives, Prompts
+from ants_lightning.clip.vocabulary import Vocabulary
+from ants_lightning.method.scores import group_order
 
 ALL = ["MaxLogit", "Energy", "GLMCM", "CSP", "EOE", "AdaNeg", "TANL"]
 
@@ -31,26 +47,27 @@ def encode(texts, d=16):
     return torch.cat([rows(1, d, seed) for seed in seeds])
 
 
-def make_model(classes, nouns=(), adjectives=(), negatives=(), d=16, **settings):
-    """What `Baseline.prepare` may take of ANTS."""
-    h = {
-        "temperature": 0.05, "num_groups": 3, "keep": 0.5, "percentile": 0.9, "id_prompt": "The {}.", "noun_prompt": "A {}.",
-        "adjective_prompt": "So {}.", **settings,
-    }  # fmt: skip
-    space = TextSpace(d, h["num_groups"])
-    if negatives:
-        space.replace(list(negatives), encode(negatives, d))
-    return SimpleNamespace(
-        class_names=list(classes), nouns=list(nouns), adjectives=list(adjectives), neglabel=space, hparams=h,
-        id_text=encode([h["id_prompt"].format(name) for name in classes], d), encoder=lambda texts: encode(texts, d),
-        clip=SimpleNamespace(visual=SimpleNamespace(image_size=(4, 6))),
-        encode=lambda images: (F.normalize(images.flatten(1)[:, :d], dim=1), None),
-    )  # fmt: skip
+def make_inputs(classes, nouns=(), adjectives=(), negatives=(), d=16, **settings):
+    """What ANTS gives to `Baseline.prepare`, with features made of letters."""
+    prompts = Prompts(settings.pop("id_prompt", "The {}."), "A {}.", "So {}.")
+    mining = Negatives(list(nouns), list(adjectives), settings.pop("keep", 0.5), percentile=0.9)
+    inputs = DetectorInputs(
+        id_text=encode([prompts.id.format(name) for name in classes], d),
+        negative_text=encode(negatives, d) if negatives else torch.empty(0, d),
+        vocabulary=Vocabulary.read(mining, prompts).without(classes),
+        mining=mining,
+        temperature=0.05,
+        num_groups=3,
+        image_size=(4, 6),
+        encode_text=lambda texts: encode(texts, d),
+        encode_image=lambda images: F.normalize(images.flatten(1)[:, :d], dim=1),
+    )
+    return replace(inputs, **settings)
 
 
-def look(model, features, patches=None):
-    negatives = features @ model.neglabel.grouped().T
-    return Seen(features, features @ model.id_text.T, negatives, patches)
+def look(inputs, features, patches=None):
+    order = group_order(len(inputs.negative_text), inputs.num_groups)
+    return Seen(features, features @ inputs.id_text.T, features @ inputs.negative_text[order].T, patches)
 
 
 def softmax(logits):
@@ -73,21 +90,21 @@ def grouped_score(id_logits, negative_logits, num_groups):
     return np.mean([1 / (1 + math.exp(lse(id_logits) - lse(list(run)))) for run in runs])
 
 
-def group_order(n):
+def drawn_order(n):
     return torch.randperm(n, generator=torch.Generator().manual_seed(0)).tolist()
 
 
 @pytest.mark.parametrize(("n", "c", "tau"), [(1, 1, 0.01), (5, 3, 0.05), (7, 40, 1.0)])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_max_logit_and_energy_are_those_of_plain_loops(n, c, tau, temperature):
-    model, v = make_model([f"c{i}" for i in range(c)], temperature=tau), rows(n, seed=1)
+    inputs, v = make_inputs([f"c{i}" for i in range(c)], temperature=tau), rows(n, seed=1)
     max_logit, energy = MaxLogit(), Energy(temperature)
     for baseline in (max_logit, energy):
-        baseline.prepare(model)
-    each = [logits(image, model.id_text, tau) for image in v.tolist()]
-    np.testing.assert_allclose(max_logit(look(model, v)), [-max(f) for f in each], rtol=1e-5)
+        baseline.prepare(inputs)
+    each = [logits(image, inputs.id_text, tau) for image in v.tolist()]
+    np.testing.assert_allclose(max_logit(look(inputs, v)), [-max(f) for f in each], rtol=1e-5)
     expected = [-temperature * lse([x / temperature for x in f]) for f in each]
-    np.testing.assert_allclose(energy(look(model, v)), expected, rtol=1e-5)
+    np.testing.assert_allclose(energy(look(inputs, v)), expected, rtol=1e-5)
 
 
 def test_energy_tells_apart_what_float32_ties():
@@ -101,27 +118,33 @@ def test_energy_tells_apart_what_float32_ties():
 @pytest.mark.parametrize(("weight", "tau"), [(1.0, 1.0), (0.5, 0.1), (0.0, 0.01)])
 @pytest.mark.parametrize("chunk", [1, 8_000_000])
 def test_gl_mcm_is_that_of_plain_loops(n, p, c, weight, tau, chunk, monkeypatch):
-    monkeypatch.setattr(id_texts, "_CHUNK", chunk)
-    model, v, patches = make_model([f"c{i}" for i in range(c)]), rows(n, seed=1), rows(n * p, seed=2).view(n, p, -1)
+    monkeypatch.setattr("ants_lightning.method.chunks._CHUNK", chunk)
+    inputs, v, patches = (
+        make_inputs([f"c{i}" for i in range(c)]),
+        rows(n, seed=1),
+        rows(n * p, seed=2).view(n, p, -1),
+    )
     baseline = GLMCM(weight, tau)
-    baseline.prepare(model)
+    baseline.prepare(inputs)
     expected = []
     for image, places in zip(v.tolist(), patches.tolist(), strict=True):
-        best = max(max(softmax(logits(place, model.id_text, tau))) for place in places)
-        expected.append(1 - max(softmax(logits(image, model.id_text, tau))) + weight * (1 - best))
-    found = baseline(look(model, v, patches))
+        best = max(max(softmax(logits(place, inputs.id_text, tau))) for place in places)
+        expected.append(1 - max(softmax(logits(image, inputs.id_text, tau))) + weight * (1 - best))
+    found = baseline(look(inputs, v, patches))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
     assert found.shape == (n,) and found.dtype == torch.float64
 
 
 def test_gl_mcm_with_equal_patches_and_no_patches():
-    model, v = make_model(["a", "b", "c"]), rows(2, seed=1)
+    inputs, v = make_inputs(["a", "b", "c"]), rows(2, seed=1)
     baseline = GLMCM(local_weight=1.0)
-    baseline.prepare(model)
-    mcm = [1 - max(softmax(logits(image, model.id_text, 1.0))) for image in v.tolist()]
-    np.testing.assert_allclose(baseline(look(model, v, v[:, None].expand(-1, 5, -1))), 2 * np.array(mcm), rtol=1e-6)
+    baseline.prepare(inputs)
+    mcm = [1 - max(softmax(logits(image, inputs.id_text, 1.0))) for image in v.tolist()]
+    np.testing.assert_allclose(
+        baseline(look(inputs, v, v[:, None].expand(-1, 5, -1))), 2 * np.array(mcm), rtol=1e-6
+    )
     with pytest.raises(ValueError, match="patch features"):
-        baseline(look(model, v))
+        baseline(look(inputs, v))
 
 
 def near(candidate, id_text, percentile):
@@ -138,21 +161,26 @@ def mined(features, id_text, keep, percentile, limit):
 @pytest.mark.parametrize("limit", [None, 0.4])
 def test_csp_is_that_of_plain_loops(nouns, adjectives, groups, limit):
     words = [f"noun{i}" for i in range(nouns)], [f"adj{i}" for i in range(adjectives)]
-    model, v = make_model(["cat", "dog", "bat"], *words, num_groups=groups), rows(5, seed=3)
+    inputs, v = make_inputs(["cat", "dog", "bat"], *words, num_groups=groups), rows(5, seed=3)
     baseline = CSP(("thing", "place"), ("{}", "my {}"), seed=4, max_id_similarity=limit)
-    baseline.prepare(model)
+    baseline.prepare(inputs)
     pool = csp.conjugate(words[1], ("thing", "place"), 4)
-    assert all(label in (f"{adjective} thing", f"{adjective} place") for label, adjective in zip(pool, words[1], strict=True))
+    assert all(
+        label in (f"{adjective} thing", f"{adjective} place")
+        for label, adjective in zip(pool, words[1], strict=True)
+    )
     conjugated = []
     for label in pool:
         mean = (encode([label])[0] + encode([f"my {label}"])[0]) / 2
         conjugated.append(mean / sum(float(x) ** 2 for x in mean) ** 0.5)
     parts = encode([f"A {word}." for word in words[0]]), torch.stack(conjugated)
-    negatives = [label for part in parts for label in mined(part, model.id_text, 0.5, 0.9, limit)]
-    negatives = torch.tensor([negatives[i] for i in group_order(len(negatives))])
+    negatives = [label for part in parts for label in mined(part, inputs.id_text, 0.5, 0.9, limit)]
+    negatives = torch.tensor([negatives[i] for i in drawn_order(len(negatives))])
     assert baseline.negative_text.shape == negatives.shape
-    expected = [grouped_score(logits(x, model.id_text, 0.05), logits(x, negatives, 0.05), groups) for x in v.tolist()]
-    np.testing.assert_allclose(baseline(look(model, v)), expected, rtol=2e-5)
+    expected = [
+        grouped_score(logits(x, inputs.id_text, 0.05), logits(x, negatives, 0.05), groups) for x in v.tolist()
+    ]
+    np.testing.assert_allclose(baseline(look(inputs, v)), expected, rtol=2e-5)
 
 
 def test_csp_draws_superclasses_with_its_own_seed_and_leaves_the_global_one_alone():
@@ -168,62 +196,65 @@ def test_csp_draws_superclasses_with_its_own_seed_and_leaves_the_global_one_alon
 
 
 def test_csp_drops_id_names_and_labels_like_them():
-    model = make_model(["cat", "dog"], ["Cat", "owl", "elk"], ["DOG", "red"], keep=1.0, id_prompt="A {}.")
+    inputs = make_inputs(["cat", "dog"], ["Cat", "owl", "elk"], ["DOG", "red"], keep=1.0, id_prompt="A {}.")
     baseline = CSP(("x",), ("{}",))
-    baseline.prepare(model)
+    baseline.prepare(inputs)
     assert len(baseline.negative_text) == 3  # owl, elk, red x
-    model.encoder = lambda texts: encode(["A cat." if text == "A owl." else text for text in texts])
-    baseline.prepare(model)
+    baseline.prepare(
+        replace(
+            inputs,
+            encode_text=lambda texts: encode(["A cat." if text == "A owl." else text for text in texts]),
+        )
+    )
     assert len(baseline.negative_text) == 2  # a text like that of an ID class
-    CSP(("x",), ("{}",), max_id_similarity=None).prepare(model)
-    model.encoder = lambda texts: encode(["A cat."] * len(texts))
+    CSP(("x",), ("{}",), max_id_similarity=None).prepare(inputs)
+    inputs = replace(inputs, encode_text=lambda texts: encode(["A cat."] * len(texts)))
     with pytest.raises(ValueError, match=r"all 2 candidates have a cosine above 0\.95"):
-        baseline.prepare(model)
+        baseline.prepare(inputs)
 
 
 @pytest.mark.parametrize(
-    ("nouns", "adjectives", "numbers"), [((), ("red",), "0 and 1"), (("owl",), (), "1 and 0"), (("A",), ("b",), "0 and 1")]
+    ("nouns", "adjectives", "numbers"),
+    [((), ("red",), "0 and 1"), (("owl",), (), "1 and 0"), (("A",), ("b",), "0 and 1")],
 )
 def test_csp_needs_nouns_and_adjectives(nouns, adjectives, numbers):
     with pytest.raises(ValueError, match=f"csp needs nouns and adjectives, ANTS has {numbers}"):
-        CSP().prepare(make_model(["a"], nouns, adjectives))
+        CSP().prepare(make_inputs(["a"], nouns, adjectives))
 
 
 @pytest.mark.parametrize(("k", "outliers"), [(1, 1), (3, 2), (4, 30)])
 @pytest.mark.parametrize(("beta", "tau"), [(0.25, 1.0), (0.0, 0.1), (2.0, 0.02)])
 def test_eoe_is_that_of_plain_loops(k, outliers, beta, tau):
     names = [f"class{i}" for i in range(k)]
-    model, v = make_model(names), rows(6, seed=5)
+    inputs, v = make_inputs(names), rows(6, seed=5)
     baseline = EOE(beta, tau)
-    baseline.prepare(model)
-    before = [1 - max(softmax(logits(x, model.id_text, tau))) for x in v.tolist()]
-    np.testing.assert_allclose(baseline(look(model, v)), before, rtol=2e-5, atol=1e-12)
+    baseline.prepare(inputs)
+    before = [1 - max(softmax(logits(x, inputs.id_text, tau))) for x in v.tolist()]
+    np.testing.assert_allclose(baseline(look(inputs, v)), before, rtol=2e-5, atol=1e-12)
     labels = [f"other{i}" for i in range(outliers)]
-    said = {names[0]: labels[: outliers // 2]} | {names[-1]: labels[outliers // 2 :] if k > 1 else labels}
-    baseline.take_similar(model, said)
+    baseline.take_similar(encode([f"The {label}." for label in labels]))
     expected = []
     for x in v.tolist():
-        p = softmax(logits(x, model.id_text, tau) + logits(x, encode([f"The {label}." for label in labels]), tau))
+        p = softmax(
+            logits(x, inputs.id_text, tau) + logits(x, encode([f"The {label}." for label in labels]), tau)
+        )
         expected.append(1 - max(p[:k]) + beta * max(p[k:]))
-    found = baseline(look(model, v))
+    found = baseline(look(inputs, v))
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-9)
     baseline.reset()  # what the LLM said is no stream's
-    assert torch.equal(baseline(look(model, v)), found)
-    baseline.prepare(model)
-    np.testing.assert_allclose(baseline(look(model, v)), before, rtol=2e-5, atol=1e-12)
+    assert torch.equal(baseline(look(inputs, v)), found)
+    baseline.prepare(inputs)
+    np.testing.assert_allclose(baseline(look(inputs, v)), before, rtol=2e-5, atol=1e-12)
 
 
-def test_eoe_takes_each_label_once_and_no_id_name():
-    model = make_model(["cat", "hot dog"])
-    baseline = EOE()
-    baseline.prepare(model)
-    said = {"hot dog": ["Cats", "lynx", "the Lynx", "T-Shirt"], "cat": ["Hot-dog", "lynx", "tiger", "", "!"]}
-    baseline.take_similar(model, said)
-    assert torch.equal(baseline.outlier_text, encode(["The lynx.", "The tiger.", "The T-Shirt."]))
-    baseline.take_similar(model, {"cat": ["cat"]})
+def test_eoe_without_labels_gives_a_score():
+    inputs, baseline = make_inputs(["cat", "hot dog"]), EOE()
+    baseline.prepare(inputs)
+    baseline.take_similar(encode(["The lynx."]))
+    assert torch.equal(baseline.outlier_text, encode(["The lynx."]))
+    baseline.take_similar(inputs.id_text[:0])
     assert len(baseline.outlier_text) == 0
-    baseline.take_similar(model, {})
-    assert baseline(look(model, rows(2))).shape == (2,)
+    assert baseline(look(inputs, rows(2))).shape == (2,)
 
 
 def test_eoe_is_exact_where_the_softmax_saturates():
@@ -236,9 +267,13 @@ def test_eoe_is_exact_where_the_softmax_saturates():
 
 
 BAD = [
-    (Energy, {"temperature": 0.0}), (Energy, {"temperature": math.nan}), (GLMCM, {"local_weight": -0.5}),
-    (GLMCM, {"temperature": -1.0}), (EOE, {"beta": -0.25}), (EOE, {"temperature": math.inf}),
-]  # fmt: skip
+    (Energy, {"temperature": 0.0}),
+    (Energy, {"temperature": math.nan}),
+    (GLMCM, {"local_weight": -0.5}),
+    (GLMCM, {"temperature": -1.0}),
+    (EOE, {"beta": -0.25}),
+    (EOE, {"temperature": math.inf}),
+]
 
 
 @pytest.mark.parametrize(("baseline", "setting"), BAD)
@@ -260,24 +295,32 @@ def test_all_come_from_yaml_by_class_path():
     paths = [{"class_path": f"ants_lightning.baselines.{name}"} for name in ALL]
     paths[4]["init_args"] = {"beta": 0.5}
     made = parser.instantiate_classes(parser.parse_object({"baselines": paths})).baselines
-    assert [baseline.name for baseline in made] == ["max_logit", "energy", "gl_mcm", "csp", "eoe", "adaneg", "tanl"]
+    assert [baseline.name for baseline in made] == [
+        "max_logit",
+        "energy",
+        "gl_mcm",
+        "csp",
+        "eoe",
+        "adaneg",
+        "tanl",
+    ]
     assert made[4].beta == 0.5 and [type(baseline).__name__ for baseline in made] == ALL
     assert set(ALL) < set(baselines.__all__)
     assert all(not baseline.state_dict() and not list(baseline.parameters()) for baseline in made)
 
 
 def test_a_run_under_inference_mode():
-    model = make_model(["cat", "dog"], ["owl", "elk"], ["red", "big"])
+    inputs = make_inputs(["cat", "dog"], ["owl", "elk"], ["red", "big"])
     for baseline in (MaxLogit(), Energy(), GLMCM(), CSP(), EOE()):
         with torch.inference_mode():
-            baseline.prepare(model)
-            baseline.take_similar(model, {"cat": ["lynx"]})
+            baseline.prepare(inputs)
+            baseline.take_similar(encode(["The lynx."]))
             baseline.reset()
-            first = baseline(look(model, rows(3), rows(6).view(3, 2, -1)))
+            first = baseline(look(inputs, rows(3), rows(6).view(3, 2, -1)))
         assert first.isfinite().all()
-        baseline.prepare(model)
-        baseline.take_similar(model, {"cat": ["lynx"]})
-        assert torch.equal(baseline(look(model, rows(3), rows(6).view(3, 2, -1))), first)
+        baseline.prepare(inputs)
+        baseline.take_similar(encode(["The lynx."]))
+        assert torch.equal(baseline(look(inputs, rows(3), rows(6).view(3, 2, -1))), first)
 
 
 class Own(Baseline):
@@ -297,22 +340,31 @@ class Wider(Own):
 @pytest.mark.parametrize(
     ("baseline", "settings"),
     [
-        (MaxLogit(), {}), (Energy(np.float32(0.5)), {"temperature": 0.5}), (GLMCM(2), {"local_weight": 2, "temperature": 1.0}),
-        (CSP(("thing",), seed=np.int64(3)),
-         {"superclasses": ["thing"], "prompts": list(PROMPTS), "seed": 3, "max_id_similarity": 0.95}),
+        (MaxLogit(), {}),
+        (Energy(np.float32(0.5)), {"temperature": 0.5}),
+        (GLMCM(2), {"local_weight": 2, "temperature": 1.0}),
+        (
+            CSP(("thing",), seed=np.int64(3)),
+            {"superclasses": ["thing"], "prompts": list(PROMPTS), "seed": 3, "max_id_similarity": 0.95},
+        ),
         (EOE(beta=0), {"beta": 0, "temperature": 1.0}),
-        (AdaNeg(3), {"length": 3, "threshold": 0.5, "gap": 0.5, "sharpness": 5.5, "text_weight": 0.1, "num_groups": 5}),
+        (
+            AdaNeg(3),
+            {"length": 3, "gamma": 0.5, "gap": 0.5, "sharpness": 5.5, "text_weight": 0.1, "num_groups": 5},
+        ),
         (TANL(labels=4), {"labels": 4, "queue": 300, "gap": 0.2, "history": 20_000, "step": 1, "seed": 0}),
         (Own(np.array([1, 2]), 5, more="x"), {"width": [1, 2], "rest": [5], "bias": 0.5, "more": "x"}),
         (Wider(), {"factor": 2}),
     ],
-)  # fmt: skip
+)
 def test_settings_are_the_arguments_before_and_after_a_run_starts(baseline, settings):
     assert baseline.settings == settings and json.loads(json.dumps(settings)) == settings
-    model = make_model(["x", "y", "z"], nouns=["a", "b"], adjectives=["c"], negatives=["d", "e"])
-    baseline.prepare(model)
+    inputs = make_inputs(["x", "y", "z"], nouns=["a", "b"], adjectives=["c"], negatives=["d", "e"])
+    baseline.prepare(inputs)
     assert baseline.settings == settings == copy.deepcopy(baseline).settings
-    of_class, of_init = (list(inspect.signature(of).parameters) for of in (type(baseline), type(baseline).__init__))
+    of_class, of_init = (
+        list(inspect.signature(of).parameters) for of in (type(baseline), type(baseline).__init__)
+    )
     assert of_class == of_init[1:] and set(of_class) - {"more"} <= set(settings)
 
 

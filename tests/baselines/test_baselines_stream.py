@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_baselines import group_order, grouped_score, logits, look, make_model, rows, softmax
+from test_baselines import drawn_order, grouped_score, logits, look, make_inputs, rows, softmax
 
 from ants_lightning.baselines import TANL, AdaNeg, adaneg
 
@@ -15,10 +15,10 @@ WORDS = [f"word{i}" for i in range(11)]
 NAMES = ["cat", "dog", "bat", "elk"]
 
 
-def stream(model, n, spread=0.2, seed=0, repeat=False):
-    """Images near the texts of the model, ID and negative ones."""
+def stream(inputs, n, spread=0.2, seed=0, repeat=False):
+    """Images near the texts of the inputs, ID and negative ones."""
     g = torch.Generator().manual_seed(seed)
-    texts = torch.cat([model.id_text, model.neglabel.features])
+    texts = torch.cat([inputs.id_text, inputs.negative_text])
     which = torch.randint(len(texts), (n,), generator=g)
     images = F.normalize(texts[which] + spread * torch.randn(n, texts.shape[1], generator=g), dim=1)
     return images[which] if repeat else images
@@ -32,10 +32,17 @@ def learn(baseline, images, cuts=()):
 class PlainAdaNeg:
     """The memory as the paper fills it, one image at a time."""
 
-    def __init__(self, model, length, threshold, gap, beta, weight, groups):
-        self.id_text, self.negatives = model.id_text, model.neglabel.features[group_order(len(model.neglabel))]
-        self.length, self.high, self.low = length, threshold + gap * (1 - threshold), threshold - gap * threshold
-        self.beta, self.weight, self.groups, self.tau = beta, weight, groups, model.hparams["temperature"]
+    def __init__(self, inputs, length, threshold, gap, beta, weight, groups):
+        self.id_text, self.negatives = (
+            inputs.id_text,
+            inputs.negative_text[drawn_order(len(inputs.negative_text))],
+        )
+        self.length, self.high, self.low = (
+            length,
+            threshold + gap * (1 - threshold),
+            threshold - gap * threshold,
+        )
+        self.beta, self.weight, self.groups, self.tau = beta, weight, groups, inputs.temperature
         self.memory = {}
 
     def learn(self, image):
@@ -61,57 +68,75 @@ class PlainAdaNeg:
             cosines.append(np.dot(image, proxy) / np.linalg.norm(proxy) / self.tau)
         texts = logits(image, self.id_text, self.tau), logits(image, self.negatives, self.tau)
         c = len(self.id_text)
-        return grouped_score(cosines[:c], cosines[c:], self.groups) + self.weight * grouped_score(*texts, self.groups)
+        return grouped_score(cosines[:c], cosines[c:], self.groups) + self.weight * grouped_score(
+            *texts, self.groups
+        )
 
 
 @pytest.mark.parametrize(("classes", "words", "groups"), [(4, 11, 2), (1, 1, 5), (3, 6, 1)])
-@pytest.mark.parametrize(("length", "gap", "beta", "weight"), [(10, 0.5, 5.5, 0.1), (2, 0.0, 0.0, 1.0), (1, 0.2, 40.0, 0.0)])
+@pytest.mark.parametrize(
+    ("length", "gap", "beta", "weight"), [(10, 0.5, 5.5, 0.1), (2, 0.0, 0.0, 1.0), (1, 0.2, 40.0, 0.0)]
+)
 def test_adaneg_is_that_of_plain_loops(classes, words, groups, length, gap, beta, weight):
-    model = make_model(NAMES[:classes], negatives=WORDS[:words])
+    inputs = make_inputs(NAMES[:classes], negatives=WORDS[:words])
     baseline = AdaNeg(length, 0.5, gap, beta, weight, groups)
-    baseline.prepare(model)
-    plain, images, tests = PlainAdaNeg(model, length, 0.5, gap, beta, weight, groups), stream(model, 60), stream(model, 8, seed=1)
+    baseline.prepare(inputs)
+    plain, images, tests = (
+        PlainAdaNeg(inputs, length, 0.5, gap, beta, weight, groups),
+        stream(inputs, 60),
+        stream(inputs, 8, seed=1),
+    )
     for upto in (0, 20, 60):
         learn(baseline, images[max(0, upto - 40) : upto] if upto else images[:0])
         for image in images[max(0, upto - 40) : upto].tolist() if upto else []:
             plain.learn(image)
-        np.testing.assert_allclose(baseline(look(model, tests)), [plain.score(x) for x in tests.tolist()], rtol=5e-5, atol=1e-9)
-        assert sorted(baseline.labels.tolist()) == sorted(label for label, kept in plain.memory.items() for _ in kept)
+        np.testing.assert_allclose(
+            baseline(look(inputs, tests)), [plain.score(x) for x in tests.tolist()], rtol=5e-5, atol=1e-9
+        )
+        assert sorted(baseline.labels.tolist()) == sorted(
+            label for label, kept in plain.memory.items() for _ in kept
+        )
     assert len(baseline.labels) >= min(4, length)
 
 
 def test_adaneg_with_an_empty_memory_is_neglabel_and_reset_makes_it_so():
-    model, x = make_model(NAMES, negatives=WORDS), rows(5, seed=9)
+    inputs, x = make_inputs(NAMES, negatives=WORDS), rows(5, seed=9)
     baseline = AdaNeg(text_weight=0.25, num_groups=4)
-    baseline.prepare(model)
-    first = baseline(look(model, x))
-    negatives = model.neglabel.features[group_order(11)]
-    expected = [1.25 * grouped_score(logits(v, model.id_text, 0.05), logits(v, negatives, 0.05), 4) for v in x.tolist()]
+    baseline.prepare(inputs)
+    first = baseline(look(inputs, x))
+    negatives = inputs.negative_text[drawn_order(11)]
+    expected = [
+        1.25 * grouped_score(logits(v, inputs.id_text, 0.05), logits(v, negatives, 0.05), 4)
+        for v in x.tolist()
+    ]
     np.testing.assert_allclose(first, expected, rtol=5e-5)
-    learn(baseline, stream(model, 40))
-    assert not torch.equal(baseline(look(model, x)), first)
+    learn(baseline, stream(inputs, 40))
+    assert not torch.equal(baseline(look(inputs, x)), first)
     baseline.reset()
-    assert torch.equal(baseline(look(model, x)), first)
+    assert torch.equal(baseline(look(inputs, x)), first)
 
 
 @pytest.mark.parametrize("cuts", [(7,), (1, 2, 3, 90), tuple(range(1, 120)), (0, 0, 60, 60, 120)])
 @pytest.mark.parametrize("repeat", [False, True])
 def test_adaneg_does_not_depend_on_how_the_stream_is_cut(cuts, repeat):
-    model, tests = make_model(NAMES, negatives=WORDS), rows(6, seed=2)
-    images = stream(model, 120, repeat=repeat)
+    inputs, tests = make_inputs(NAMES, negatives=WORDS), rows(6, seed=2)
+    images = stream(inputs, 120, repeat=repeat)
     whole, pieces = AdaNeg(length=3, gap=0.1), AdaNeg(length=3, gap=0.1)
     for baseline, where in ((whole, ()), (pieces, cuts)):
-        baseline.prepare(model)
+        baseline.prepare(inputs)
         learn(baseline, images, where)
     assert torch.equal(whole.labels, pieces.labels) and len(whole.labels) > 12
     assert torch.equal(whole.images, pieces.images)
-    torch.testing.assert_close(whole(look(model, tests)), pieces(look(model, tests)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(whole(look(inputs, tests)), pieces(look(inputs, tests)), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("length", [1, 3, 100])
 def test_keep_surest_is_the_memory_of_one_image_at_a_time(length):
     g = torch.Generator().manual_seed(length)
-    labels, entropies = torch.randint(5, (200,), generator=g), torch.randint(4, (200,), generator=g).double()  # many ties
+    labels, entropies = (
+        torch.randint(5, (200,), generator=g),
+        torch.randint(4, (200,), generator=g).double(),
+    )  # many ties
     images = torch.arange(200.0)[:, None]
     slots = {}
     for label, entropy, image in zip(labels.tolist(), entropies.tolist(), range(200), strict=True):
@@ -129,61 +154,74 @@ def test_keep_surest_is_the_memory_of_one_image_at_a_time(length):
 
 
 def test_adaneg_in_small_chunks_and_without_images(monkeypatch):
-    model, tests = make_model(NAMES, negatives=WORDS), rows(6, seed=2)
+    inputs, tests = make_inputs(NAMES, negatives=WORDS), rows(6, seed=2)
     found = []
     for chunk in (8_000_000, 1):
-        monkeypatch.setattr(adaneg, "_CHUNK", chunk)
+        monkeypatch.setattr("ants_lightning.method.chunks._CHUNK", chunk)
         baseline = AdaNeg(length=4, gap=0.1)
-        baseline.prepare(model)
-        learn(baseline, stream(model, 50))
-        found.append(baseline(look(model, tests)))
-        assert baseline(look(model, tests[:0])).shape == (0,)
+        baseline.prepare(inputs)
+        learn(baseline, stream(inputs, 50))
+        found.append(baseline(look(inputs, tests)))
+        assert baseline(look(inputs, tests[:0])).shape == (0,)
     torch.testing.assert_close(*found, rtol=1e-5, atol=0)
 
 
 def test_adaneg_learns_what_the_ood_images_of_the_stream_look_like():
-    model = make_model(NAMES, negatives=WORDS)
-    kind = F.normalize(model.neglabel.features[:1] + 0.4 * rows(1, seed=5), dim=1)
-    seen, id_image = F.normalize(kind + 0.1 * rows(9, seed=6), dim=1), model.id_text[:1]
+    inputs = make_inputs(NAMES, negatives=WORDS)
+    kind = F.normalize(inputs.negative_text[:1] + 0.4 * rows(1, seed=5), dim=1)
+    seen, id_image = F.normalize(kind + 0.1 * rows(9, seed=6), dim=1), inputs.id_text[:1]
     baseline = AdaNeg()
-    baseline.prepare(model)
-    before = baseline(look(model, torch.cat([seen[-1:], id_image])))
+    baseline.prepare(inputs)
+    before = baseline(look(inputs, torch.cat([seen[-1:], id_image])))
     learn(baseline, seen[:-1])
-    after = baseline(look(model, torch.cat([seen[-1:], id_image])))
+    after = baseline(look(inputs, torch.cat([seen[-1:], id_image])))
     assert after[0] > before[0] and torch.allclose(after[1], before[1], atol=1e-3)
 
 
 @pytest.mark.parametrize("make", [lambda: AdaNeg(length=2, gap=0.1), lambda: TANL(labels=3)])
 def test_learning_under_inference_mode_as_without_it(make):
     baseline = make()
-    model, images, tests = make_model(NAMES, negatives=WORDS), stream(make_model(NAMES, negatives=WORDS), 40), rows(4)
+    inputs, images, tests = (
+        make_inputs(NAMES, negatives=WORDS),
+        stream(make_inputs(NAMES, negatives=WORDS), 40),
+        rows(4),
+    )
     found = []
     for mode in (torch.inference_mode, torch.no_grad):
         with mode():
-            baseline.prepare(model)
+            baseline.prepare(inputs)
             learn(baseline, images, (9, 30))
-            found.append(baseline(look(model, tests)))
+            found.append(baseline(look(inputs, tests)))
             baseline.reset()
             learn(baseline, images, (9, 30))
-            assert torch.equal(baseline(look(model, tests)), found[-1])
+            assert torch.equal(baseline(look(inputs, tests)), found[-1])
     baseline.reset()  # outside, with tensors made inside
     learn(baseline, images, (9, 30))
-    assert torch.equal(found[0], found[1]) and torch.equal(baseline(look(model, tests)), found[0])
+    assert torch.equal(found[0], found[1]) and torch.equal(baseline(look(inputs, tests)), found[0])
 
 
 @pytest.mark.parametrize(
-    ("baseline", "message"), [(AdaNeg, "adaneg needs negative labels"), (TANL, "tanl needs nouns, adjectives or")]
+    ("baseline", "message"),
+    [(AdaNeg, "adaneg needs negative labels"), (TANL, "tanl needs nouns, adjectives or")],
 )
 def test_without_negative_labels_there_is_an_error(baseline, message):
     with pytest.raises(ValueError, match=message):
-        baseline().prepare(make_model(NAMES))
+        baseline().prepare(make_inputs(NAMES))
 
 
 BAD = [
-    (AdaNeg, {"length": 0}), (AdaNeg, {"threshold": 1.5}), (AdaNeg, {"gap": -0.1}), (AdaNeg, {"sharpness": -1.0}),
-    (AdaNeg, {"text_weight": math.nan}), (AdaNeg, {"num_groups": 0}), (TANL, {"labels": 0}), (TANL, {"queue": 0}),
-    (TANL, {"gap": math.nan}), (TANL, {"history": 0}), (TANL, {"step": 0}),
-]  # fmt: skip
+    (AdaNeg, {"length": 0}),
+    (AdaNeg, {"gamma": 1.5}),
+    (AdaNeg, {"gap": -0.1}),
+    (AdaNeg, {"sharpness": -1.0}),
+    (AdaNeg, {"text_weight": math.nan}),
+    (AdaNeg, {"num_groups": 0}),
+    (TANL, {"labels": 0}),
+    (TANL, {"queue": 0}),
+    (TANL, {"gap": math.nan}),
+    (TANL, {"history": 0}),
+    (TANL, {"step": 0}),
+]
 
 
 @pytest.mark.parametrize(("baseline", "setting"), BAD)

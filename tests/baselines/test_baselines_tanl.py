@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_baselines import encode, logits, look, lse, make_model, rows, softmax
+from test_baselines import encode, logits, look, lse, make_inputs, rows, softmax
 from test_baselines_stream import NAMES, WORDS, learn, stream
 
-from ants_lightning.baselines import TANL, activated, activation_aware_score, mean_activation, otsu_threshold, tanl
+from ants_lightning.baselines import TANL
+from ants_lightning.method.activation import activated, activation_aware_score, mean_activation
+from ants_lightning.method.otsu import otsu_cut
 
 
 @pytest.mark.parametrize(("k", "c", "n"), [(1, 1, 1), (5, 3, 7), (4, 2, 30)])
 @pytest.mark.parametrize("chunk", [1, 8_000_000])
 def test_mean_activation_is_that_of_plain_loops(k, c, n, chunk, monkeypatch):
-    monkeypatch.setattr(tanl, "_CHUNK", chunk)
+    monkeypatch.setattr("ants_lightning.method.chunks._CHUNK", chunk)
     images, id_text, corpus = rows(k, seed=1), rows(c, seed=2), rows(n, seed=3)
     each = [softmax(logits(v, torch.cat([id_text, corpus]), 0.1))[c:] for v in images.tolist()]
-    np.testing.assert_allclose(mean_activation(images, id_text, corpus, 0.1), np.mean(each, axis=0), rtol=2e-5)
+    np.testing.assert_allclose(
+        mean_activation(images, id_text, corpus, 0.1), np.mean(each, axis=0), rtol=2e-5
+    )
     assert mean_activation(images[:0], id_text, corpus).tolist() == [0.0] * n
 
 
@@ -64,12 +68,14 @@ def plain_otsu(scores):
 @pytest.mark.parametrize("seed", range(4))
 def test_otsu_threshold_is_that_of_plain_loops(n, seed):
     scores = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) ** (1 + seed)
-    assert otsu_threshold(scores) == plain_otsu(scores.tolist())
+    assert otsu_cut(scores) == plain_otsu(scores.tolist())
 
 
-@pytest.mark.parametrize(("scores", "cut"), [([0.2, 0.2], 0.5), ([], 0.5), ([0.0, 1.0], 0.5), ([0.015, 0.995, 0.995], 0.51)])
+@pytest.mark.parametrize(
+    ("scores", "cut"), [([0.2, 0.2], 0.5), ([], 0.5), ([0.0, 1.0], 0.5), ([0.015, 0.995, 0.995], 0.51)]
+)
 def test_otsu_threshold_of_ties(scores, cut):
-    assert otsu_threshold(torch.tensor(scores)) == cut
+    assert otsu_cut(torch.tensor(scores)) == cut
 
 
 class PlainTANL:
@@ -93,7 +99,9 @@ class PlainTANL:
     def score(self, v):
         ids = logits(v, torch.tensor(self.id_text), self.tau)
         negatives = [logits(v, torch.tensor([self.corpus[i]]), self.tau)[0] for i in self.chosen]
-        return np.mean([1 / (1 + math.exp(lse(negatives[:m]) - lse(ids))) for m in range(1, len(negatives) + 1)])
+        return np.mean(
+            [1 / (1 + math.exp(lse(negatives[:m]) - lse(ids))) for m in range(1, len(negatives) + 1)]
+        )
 
     def learn(self, images):
         scores = [self.score(v) for v in images]
@@ -107,20 +115,26 @@ class PlainTANL:
         self.choose()
 
 
-@pytest.mark.parametrize(("labels", "queue", "gap", "history"), [(4, 6, 0.2, 30), (100, 300, 0.5, 20_000), (1, 2, 0.0, 5)])
+@pytest.mark.parametrize(
+    ("labels", "queue", "gap", "history"), [(4, 6, 0.2, 30), (100, 300, 0.5, 20_000), (1, 2, 0.0, 5)]
+)
 @pytest.mark.parametrize("source", ["words", "negatives"])
 def test_tanl_is_that_of_plain_loops(labels, queue, gap, history, source):
-    words = {"nouns": ["Cat", "owl", "ant", "owl"], "adjectives": ["red", "big", "old"]} if source == "words" else {}
-    model = make_model(NAMES, negatives=WORDS, **words)
+    words = (
+        {"nouns": ["Cat", "owl", "ant", "owl"], "adjectives": ["red", "big", "old"]}
+        if source == "words"
+        else {}
+    )
+    inputs = make_inputs(NAMES, negatives=WORDS, **words)
     baseline = TANL(labels, queue, gap, history, seed=3)
-    baseline.prepare(model)
-    corpus = encode(["A owl.", "A ant.", "So red.", "So big.", "So old."]) if words else model.neglabel.features
+    baseline.prepare(inputs)
+    corpus = encode(["A owl.", "A ant.", "So red.", "So big.", "So old."]) if words else inputs.negative_text
     assert torch.equal(baseline.corpus, corpus)
     noise = torch.randn(15, 3, 4, 6, generator=torch.Generator().manual_seed(3)).flatten(1)[:, :16]
     noise = noise / noise.norm(dim=1, keepdim=True)
     some = torch.randperm(4, generator=torch.Generator().manual_seed(3)).tolist()
-    plain = PlainTANL(model.id_text, corpus, noise, some, labels, queue, gap, history, 0.05)
-    images, tests = stream(model, 40, spread=0.3, seed=7), stream(model, 6, seed=8)
+    plain = PlainTANL(inputs.id_text, corpus, noise, some, labels, queue, gap, history, 0.05)
+    images, tests = stream(inputs, 40, spread=0.3, seed=7), stream(inputs, 6, seed=8)
     for a, b in ((0, 0), (0, 12), (12, 13), (13, 40)):
         if b:
             learn(baseline, images[a:b])
@@ -128,32 +142,35 @@ def test_tanl_is_that_of_plain_loops(labels, queue, gap, history, source):
         assert baseline.chosen.tolist() == plain.chosen
         assert (len(baseline.positive), len(baseline.negative)) == (len(plain.positive), len(plain.negative))
         np.testing.assert_allclose(baseline.scores, plain.scores, rtol=5e-5, atol=1e-6)
-        np.testing.assert_allclose(baseline(look(model, tests)), [1 - plain.score(v) for v in tests.tolist()], rtol=2e-4, atol=1e-9)
+        np.testing.assert_allclose(
+            baseline(look(inputs, tests)), [1 - plain.score(v) for v in tests.tolist()], rtol=2e-4, atol=1e-9
+        )
     np.testing.assert_allclose(baseline.positive, plain.positive, rtol=1e-6)
     np.testing.assert_allclose(baseline.negative, plain.negative, rtol=1e-6)
 
 
 def test_tanl_finds_the_labels_of_the_ood_images_and_reset_forgets_them():
-    model = make_model(NAMES, negatives=WORDS)
+    inputs = make_inputs(NAMES, negatives=WORDS)
     baseline = TANL(labels=2, queue=20)
-    baseline.prepare(model)
-    first = baseline.chosen, baseline(look(model, rows(4, seed=1)))
-    kinds = model.neglabel.features[[3, 7]].repeat(15, 1)
-    images = F.normalize(torch.cat([kinds, model.id_text.repeat(8, 1)]) + 0.05 * rows(62, seed=4), dim=1)
+    baseline.prepare(inputs)
+    first = baseline.chosen, baseline(look(inputs, rows(4, seed=1)))
+    kinds = inputs.negative_text[[3, 7]].repeat(15, 1)
+    images = F.normalize(torch.cat([kinds, inputs.id_text.repeat(8, 1)]) + 0.05 * rows(62, seed=4), dim=1)
     for _ in range(3):
         learn(baseline, images)
     assert set(baseline.chosen.tolist()) == {3, 7}
     assert len(baseline.positive) == len(baseline.negative) == 20
     baseline.reset()
-    assert torch.equal(baseline.chosen, first[0]) and torch.equal(baseline(look(model, rows(4, seed=1))), first[1])
+    assert torch.equal(baseline.chosen, first[0]) and torch.equal(
+        baseline(look(inputs, rows(4, seed=1))), first[1]
+    )
 
 
 def test_tanl_leaves_the_global_random_state_alone_and_takes_square_images():
-    model = make_model(NAMES, negatives=WORDS)
-    model.clip.visual.image_size = 3
+    inputs = make_inputs(NAMES, negatives=WORDS, image_size=(3, 3))
     state = torch.get_rng_state()
     made = [TANL(seed=seed) for seed in (0, 0, 1)]
     for baseline in made:
-        baseline.prepare(model)
+        baseline.prepare(inputs)
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(made[0].noise, made[1].noise) and not torch.equal(made[0].noise, made[2].noise)

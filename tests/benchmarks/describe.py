@@ -17,13 +17,17 @@ parser.add_argument("--model", default=LLAVA)
 parser.add_argument("--images", type=int, default=256)
 parser.add_argument("--batch", type=int, default=32)
 parser.add_argument("--device", default="cpu")
-parser.add_argument("--dtype", default="auto", help="bfloat16 on a CPU with AVX512-BF16 takes the fast path of NF4")
+parser.add_argument(
+    "--dtype", default="auto", help="bfloat16 on a CPU with AVX512-BF16 takes the fast path of NF4"
+)
 parser.add_argument("--quantization", default="nf4")
 args = parser.parse_args()
 
 known = DemoDataModule(n_id=args.images, n_ood=1).id_set
 images, avoid = [known[i][0] for i in range(args.images)], ["star"] * args.images
-mllm = TransformersMLLM(args.model, max_new_tokens=16, compute_dtype=args.dtype, quantization=args.quantization)
+mllm = TransformersMLLM(
+    args.model, max_new_tokens=16, compute_dtype=args.dtype, quantization=args.quantization
+)
 mllm.setup(torch.device(args.device))
 mllm.describe(images[:2], avoid[:2])
 said, seconds = {}, {}
@@ -32,8 +36,10 @@ for size in (args.batch, 1):
     begun = time.monotonic()
     said[size] = mllm.describe(images, avoid)
     seconds[size] = time.monotonic() - begun
-print(f"{args.images} images, {args.device}, {args.quantization}, {mllm.dtype}: {seconds[args.batch]:.1f} s in batches of "
-      f"{args.batch}, {seconds[1]:.1f} s one at a time, ratio {seconds[1] / seconds[args.batch]:.1f}; "
-      f"same answers: {said[1] == said[args.batch]}")  # fmt: skip
+print(
+    f"{args.images} images, {args.device}, {args.quantization}, {mllm.dtype}: {seconds[args.batch]:.1f} s in batches of "
+    f"{args.batch}, {seconds[1]:.1f} s one at a time, ratio {seconds[1] / seconds[args.batch]:.1f}; "
+    f"same answers: {said[1] == said[args.batch]}"
+)
 if args.device == "cuda":
     print(f"largest GPU memory: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")

@@ -19,5 +19,10 @@ def rate(batch, total, seed):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     rate(64, 64, 0)  # the stencils are made once
-    rates = {batch: statistics.median(rate(batch, total, seed) for seed in range(5)) for batch, total in ((1, 100), (64, 1280))}
-    print(f"{rates[64]:.0f} images/s in batches of 64, {rates[64] / rates[1]:.1f} × one at a time ({rates[1]:.0f}/s); median of 5")
+    rates = {
+        batch: statistics.median(rate(batch, total, seed) for seed in range(5))
+        for batch, total in ((1, 100), (64, 1280))
+    }
+    print(
+        f"{rates[64]:.0f} images/s in batches of 64, {rates[64] / rates[1]:.1f} × one at a time ({rates[1]:.0f}/s); median of 5"
+    )

@@ -42,7 +42,9 @@ class Endless(Dataset):
         self.images = [demo.DrawnImages(names, count, 11) for names, count in parts]
         self.ends = torch.tensor([2000, 3000, 4000])
         pixels = [model.preprocess(image) for images in self.images for image, _ in images]
-        self.features = torch.cat([model.encode(torch.stack(pixels[i : i + 200]))[0] for i in range(0, len(pixels), 200)])
+        self.features = torch.cat(
+            [model.encode(torch.stack(pixels[i : i + 200]))[0] for i in range(0, len(pixels), 200)]
+        )
         self.labels = torch.tensor([label for _, label in self.images[0]] + [-1] * 2000)
 
     def __len__(self):
@@ -54,7 +56,9 @@ class Endless(Dataset):
     def __getitems__(self, indices):
         index = torch.tensor(indices)
         places = self.place(index)
-        noise = torch.randn(len(index), self.features.shape[1], generator=torch.Generator().manual_seed(indices[0]))
+        noise = torch.randn(
+            len(index), self.features.shape[1], generator=torch.Generator().manual_seed(indices[0])
+        )
         features = F.normalize(self.features[places] + 0.2 / math.sqrt(noise.shape[1]) * noise, dim=1)
         return {"features": features, "label": self.labels[places], "index": index}
 
@@ -74,8 +78,8 @@ class Watch(L.Callback):
     def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
         if (batch_idx + 1) % self.every == 0:
             memory = next(c for c in trainer.callbacks if isinstance(c, NegativeMemory))
-            now, asked = time.perf_counter(), memory.shaper.asker.counts["mllm_calls"]
-            slept = memory.shaper.asker.counts["mllm_seconds"]
+            now, asked = time.perf_counter(), memory.refresher.asker.counts["mllm_calls"]
+            slept = memory.refresher.asker.counts["mllm_seconds"]
             if hasattr(self, "last"):
                 then, asked_then, slept_then = self.last
                 seconds = now - then
@@ -83,8 +87,8 @@ class Watch(L.Callback):
                 print(
                     f"{(batch_idx + 1) * self.batch_size:9,} images: {self.speeds[-1]:8,.0f} a second without the MLLM, "
                     f"{self.every * self.batch_size / seconds:8,.0f} with its {asked - asked_then:5,} questions; "
-                    f"{resident():6.0f} MiB, ENS {len(pl_module.ens)}, gamma {memory.evidence.threshold:.4f}"
-                )  # fmt: skip
+                    f"{resident():6.0f} MiB, ENS {len(pl_module.spaces.ens)}, gamma {memory.bank.gamma_star:.4f}"
+                )
             self.sizes.append(resident())
             self.last = now, asked, slept
 
@@ -92,22 +96,30 @@ class Watch(L.Callback):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--test", action="store_true")
     args = parser.parse_args()
-    model = ANTS(demo.CLIP, pretrained=None, class_names=ID_CLASSES, **demo.WORDS, **demo.SETTINGS["model"], threshold="auto")
+    model = ANTS(
+        demo.CLIP, pretrained=None, class_names=ID_CLASSES, **demo.SETTINGS["model"], threshold="auto"
+    )
     stream = Endless(model, args.images)
     loader = DataLoader(stream, batch_size=args.batch_size, collate_fn=lambda batch: batch)
     mllm = TransformersMLLM(demo.LLAVA, max_new_tokens=16, batch_size=32)
-    memory = NegativeMemory(mllm, bank_size=1000, **demo.SETTINGS["memory"])
+    memory = NegativeMemory(mllm, mining={"bank_size": 1000}, **demo.SETTINGS["memory"])
     watch = Watch(args.images, args.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
-            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
             callbacks=[memory, watch, *([] if args.test else [PredictionWriter()])],
-        )  # fmt: skip
+        )
         if args.test:
             trainer.test(model, loader, verbose=False)
         else:

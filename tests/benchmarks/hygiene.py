@@ -16,10 +16,14 @@ import torch.nn.functional as F
 from ants_lightning.adapt.hygiene import fold, forms
 
 with np.load(sys.argv[1]) as file:
-    text = {key: F.normalize(torch.from_numpy(file[key]).float(), dim=1) for key in file.files if "_text" in key}
+    text = {
+        key: F.normalize(torch.from_numpy(file[key]).float(), dim=1) for key in file.files if "_text" in key
+    }
     names = {key: [str(name) for name in file[key]] for key in file.files if key.endswith("_names")}
 known = set().union(*map(forms, open_clip.IMAGENET_CLASSNAMES))
-cosine = torch.cat([(text[f"{source}_text"] @ text["imagenet_text_b"].T).amax(1) for source in ("lvis", "oid", "o365")])
+cosine = torch.cat(
+    [(text[f"{source}_text"] @ text["imagenet_text_b"].T).amax(1) for source in ("lvis", "oid", "o365")]
+)
 others = [name for source in ("lvis", "oid", "o365") for name in names[f"{source}_names"]]
 is_name = torch.tensor([fold(name) in known for name in others])
 print(f"{len(others)} names, {int(is_name.sum())} of them names of ImageNet classes\n")

@@ -1,4 +1,4 @@
-"""Streams that are not half and half: what adaptation does to them, with and without the guard (`min_separation`).
+"""Streams that are not half and half: what adaptation does to them, with and without the guard (`schedule.min_separation`).
 
     python tests/benchmarks/imbalance.py --seeds 211 212 213 --guard off 0.8
     python tests/benchmarks/imbalance.py --seeds 211 212 213 --init neglabel
@@ -23,13 +23,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ants_lightning import ANTS, NegativeMemory
-from ants_lightning.baselines import otsu_threshold
+from ants_lightning.common.groups import changed
 from ants_lightning.data.features import FeatureCache, FeatureStream, encode_sets, tower_identity
-from ants_lightning.demo import CLIP, LLAVA, SETTINGS, WORDS, DrawnImages
+from ants_lightning.demo import CLIP, LLAVA, SETTINGS, DrawnImages
 from ants_lightning.demo.scenery import SCENES, TEXTURES
 from ants_lightning.demo.shapes import ID_CLASSES, NEAR_CLASSES
 from ants_lightning.method.negatives import mine_negative_images
-from ants_lightning.method.otsu import separation
+from ants_lightning.method.otsu import otsu_cut, separation
 from ants_lightning.mllm import TransformersMLLM
 
 N = 2000  # images of most streams
@@ -46,7 +46,9 @@ def share(kind, percent):
 STREAMS = {  # parts one after another; the images of a part are mixed
     REFERENCE: [{"id": N // 2, "near": N // 4, "far": N // 4}],
     "ID only": [{"id": N}],
-    **{f"{percent} % {kind}": share(kind, percent) for kind in ("near", "far") for percent in (1, 10, 50, 90)},
+    **{
+        f"{percent} % {kind}": share(kind, percent) for kind in ("near", "far") for percent in (1, 10, 50, 90)
+    },
     **{f"{kind} only": [{kind: N}] for kind in ("near", "far")},
     **{f"5,000 ID, then 50 % {kind}": [{"id": 5000}, {"id": 600, kind: 600}] for kind in ("near", "far")},
     "near, then far": [{"id": 600, "near": 600}, {"id": 600, "far": 600}],
@@ -59,7 +61,7 @@ WINDOWS = {
     **dict.fromkeys(("5,000 ID, then 50 % near", "5,000 ID, then 50 % far"), LATE),
     **dict.fromkeys(("near, then far", "far, then near"), HALFWAY),
 }
-INITS = {"empty": {}, "neglabel": {"init": "neglabel", "ens_size": 10_000}}
+INITS = {"empty": {}, "neglabel": {"ens": {"init": "neglabel", "size": 10_000}}}
 
 
 class Parts:
@@ -68,11 +70,17 @@ class Parts:
     ood_names = ("near", "far")
 
     def __init__(self, sets, parts, seed):
-        self.sets, self.places, starts = list(sets.values()), [], [0, *torch.tensor([len(s) for s in sets.values()]).cumsum(0)]
+        self.sets, self.places, starts = (
+            list(sets.values()),
+            [],
+            [0, *torch.tensor([len(s) for s in sets.values()]).cumsum(0)],
+        )
         used, g = dict.fromkeys(KINDS, 0), torch.Generator().manual_seed(seed)
         order = []
         for part in parts:
-            places = [torch.arange(n) + used[kind] + int(starts[KINDS.index(kind)]) for kind, n in part.items()]
+            places = [
+                torch.arange(n) + used[kind] + int(starts[KINDS.index(kind)]) for kind, n in part.items()
+            ]
             used = {kind: n + part.get(kind, 0) for kind, n in used.items()}
             order.append(torch.cat(places)[torch.randperm(sum(part.values()), generator=g)])
         self.order, self.starts = torch.cat(order), torch.tensor(starts[1:-1])
@@ -93,14 +101,25 @@ class Pools:
 
     def __init__(self, seed, root):
         self.seed, self.root = seed, root
-        self.sets = {kind: DrawnImages(names, n, 7_000_000 + 10 * seed + i) for i, (kind, (names, n)) in enumerate(POOLS.items())}
-        model, trainer, folder = ANTS(CLIP, **WORDS, **SETTINGS["model"]), self.trainer(), f"{root}/features-{seed}"
+        self.sets = {
+            kind: DrawnImages(names, n, 7_000_000 + 10 * seed + i)
+            for i, (kind, (names, n)) in enumerate(POOLS.items())
+        }
+        model, trainer, folder = ANTS(CLIP, **SETTINGS["model"]), self.trainer(), f"{root}/features-{seed}"
         encode_sets(trainer, model, self.sets, model.preprocess, folder, batch_size=200, workers=0)
-        self.features = FeatureCache(folder, tower_identity(model.clip, model.preprocess, trainer)).read(self.sets)
+        self.features = FeatureCache(folder, tower_identity(model.clip, model.preprocess, trainer)).read(
+            self.sets
+        )
 
     def trainer(self, *callbacks):
-        return L.Trainer(callbacks=list(callbacks), logger=False, enable_progress_bar=False, accelerator="cpu",
-                         default_root_dir=self.root, enable_model_summary=False)  # fmt: skip
+        return L.Trainer(
+            callbacks=list(callbacks),
+            logger=False,
+            enable_progress_bar=False,
+            accelerator="cpu",
+            default_root_dir=self.root,
+            enable_model_summary=False,
+        )
 
 
 class Scores(L.Callback):
@@ -114,20 +133,20 @@ class Scores(L.Callback):
         self.rows.append({"label": outputs["label"].clamp(max=0), "id_score": outputs["id_score"], **scores})
 
     def on_test_end(self, trainer, pl_module):
-        pl_module.refused.clear()
+        pl_module.evaluation.refused.clear()
 
 
 def run(pools, parts, mllm, **settings):
     """One stream with these settings of `NegativeMemory`: columns by image, and what the run told of its adaptation."""
     L.seed_everything(0, verbose=False)
     stream = FeatureStream(Parts(pools.sets, parts, pools.seed), list(pools.features.values()))
-    model = ANTS(CLIP, class_names=ID_CLASSES, **WORDS, **SETTINGS["model"])
-    memory, kept = NegativeMemory(mllm, **{**SETTINGS["memory"], **settings}), Scores()
+    model = ANTS(CLIP, class_names=ID_CLASSES, **SETTINGS["model"])
+    memory, kept = NegativeMemory(mllm, **changed(SETTINGS["memory"], settings)), Scores()
     with contextlib.redirect_stdout(io.StringIO()):
         pools.trainer(memory, kept).test(model, stream.loader(32, None), verbose=False)
     rows = {name: torch.cat([row[name] for row in kept.rows]) for name in kept.rows[0]}
-    told = model.adaptation["test"]
-    bank = memory.evidence.bank
+    told = model.evaluation.adaptation["test"]
+    bank = memory.bank.rows
     shown = rows["label"][bank["index"][bank["described"]]]
     told["shown"], told["shown_id"] = len(shown), percent(shown == 0)
     return rows, told
@@ -141,14 +160,17 @@ def figures(rows, name, threshold, window=slice(None)):
     """What one score does in a window of the stream: in percent, NaN where a side is missing."""
     label, score = rows["label"][window], rows[name][window].double()
     known, unknown = score[label == 0], score[label < 0]
-    otsu = 1 - otsu_threshold(1 - rows[name].double())
+    otsu = 1 - otsu_cut(1 - rows[name].double())
     found = {"mean": float(known.mean())}
     found |= {f"q{q}": float(known.quantile(q / 100)) if len(known) else float("nan") for q in (5, 50, 95)}
     for where, cut in (("reference", threshold), ("0.5", 0.5), ("Otsu", otsu)):
         found |= {f"accepted {where}": percent(known <= cut), f"rejected {where}": percent(unknown > cut)}
     found |= dict.fromkeys(("auroc", "fpr95"), float("nan"))
     if len(known) and len(unknown):
-        found |= {"auroc": 100 * roc_auc_score(label < 0, score), "fpr95": percent(unknown <= known.quantile(0.95))}
+        found |= {
+            "auroc": 100 * roc_auc_score(label < 0, score),
+            "fpr95": percent(unknown <= known.quantile(0.95)),
+        }
     return found
 
 
@@ -166,11 +188,15 @@ def measure(args):
     for seed in args.seeds:
         pools = Pools(seed, args.root)
         for guard in args.guard:
-            settings = {**INITS[args.init], "min_separation": None if guard == "off" else float(guard)}
+            least = None if guard == "off" else float(guard)
+            settings = {**INITS[args.init], "schedule": {"min_separation": least}}
             for stream in [REFERENCE, *(name for name in args.streams if name != REFERENCE)]:
                 rows, about = run(pools, STREAMS[stream], mllm, **settings)
                 if stream == REFERENCE:
-                    cuts = {n: float(rows[n][rows["label"] == 0].double().quantile(0.95)) for n in ("neglabel", "ens", "ants")}
+                    cuts = {
+                        n: float(rows[n][rows["label"] == 0].double().quantile(0.95))
+                        for n in ("neglabel", "ens", "ants")
+                    }
                 told.setdefault((stream, guard), []).append({**about, "agreement": agreement(rows)})
                 for name, cut in cuts.items():
                     for window in [(0, len(rows["label"])), *WINDOWS.get(stream, ())]:
@@ -206,42 +232,72 @@ def show(found, told, guards):
     table(["OOD score of ID images", *names], [[s, *(cell(s, n, 2) for n in names)] for s in streams])
     for side in ("accepted", "rejected"):
         names = [f"{side} {where}" for where in ("reference", "0.5", "Otsu")]
-        table([f"{'ID' if side == 'accepted' else 'OOD'} {side}, %", *(n.split()[1] for n in names)],
-              [[s, *(cell(s, n) for n in names)] for s in streams])  # fmt: skip
+        table(
+            [f"{'ID' if side == 'accepted' else 'OOD'} {side}, %", *(n.split()[1] for n in names)],
+            [[s, *(cell(s, n) for n in names)] for s in streams],
+        )
     table(["stream", "AUROC", "FPR95"], [[s, cell(s, "auroc"), cell(s, "fpr95")] for s in streams])
     windows = [(s, w) for s in streams for w in WINDOWS.get(s, ())]
     names = ("auroc", "accepted reference", "rejected reference", "accepted 0.5")
-    table(["stream", "images", *names], [[s, f"{w[0]}–{w[1]}", *(cell(s, n, 1, w) for n in names)] for s, w in windows])
+    table(
+        ["stream", "images", *names],
+        [[s, f"{w[0]}–{w[1]}", *(cell(s, n, 1, w) for n in names)] for s, w in windows],
+    )
     rows = []
     for stream in streams:
         about = [told[stream, guard] for guard in guards]
-        columns = [(n, d) for n, d in (("shown", 0), ("shown_id", 0), ("n_held", 0), ("lambda", 2), ("agreement", 0))]
-        rows.append([stream, *(" / ".join(mean([{"n_held": 0, **one} for one in a], n, d) for a in about) for n, d in columns)])
-    table(["stream", "images shown to the LLaVA", "of them ID, %", "sync points held", "λ", "agreement, %"], rows)
+        columns = [
+            (n, d) for n, d in (("shown", 0), ("shown_id", 0), ("n_held", 0), ("lambda", 2), ("agreement", 0))
+        ]
+        rows.append(
+            [
+                stream,
+                *(
+                    " / ".join(mean([{"n_held": 0, **one} for one in a], n, d) for a in about)
+                    for n, d in columns
+                ),
+            ]
+        )
+    table(
+        ["stream", "images shown to the LLaVA", "of them ID, %", "sync points held", "λ", "agreement, %"],
+        rows,
+    )
 
 
 def show_separation(args):
     """Quantiles of `separation` over draws of 1,000 images (the guard's window) by share of OOD images."""
     pools = Pools(args.seeds[0], args.root)
-    model = ANTS(CLIP, class_names=ID_CLASSES, **WORDS, **SETTINGS["model"])
+    model = ANTS(CLIP, class_names=ID_CLASSES, **SETTINGS["model"])
     worlds = {"demo": (model, {kind: pools.features[kind]["features"] for kind in KINDS})}
     if args.real:
         from real_features import SETS, Features, features, make_model
 
         file = np.load(args.real)
-        sets = {"id": features(file, "imagenet_img"), **{name: features(file, key) for name, key in SETS.items()}}
+        sets = {
+            "id": features(file, "imagenet_img"),
+            **{name: features(file, key) for name, key in SETS.items()},
+        }
         worlds["ViT-B/32"] = (make_model(file, class_names=Features.class_names), sets)
     shares, rows, g = (0, 1, 10, 25, 50, 90, 100), [], torch.Generator().manual_seed(0)
     for world, (model, sets) in worlds.items():
         model.setup("test")
         model.prepare()
-        s = {name: torch.cat([model.score(part)["id_score"] for part in x.split(512)]) for name, x in sets.items()}
+        s = {
+            name: torch.cat([model.score(part)["id_score"] for part in x.split(512)])
+            for name, x in sets.items()
+        }
         for name in list(s)[1:]:
             cells = []
             for percentage in shares:
                 counts = {"id": 1000 - 10 * percentage, name: 10 * percentage}
-                drawn = [separation(torch.cat([s[k][torch.randint(len(s[k]), (n,), generator=g)] for k, n in counts.items()]))
-                         for _ in range(60)]  # fmt: skip
+                drawn = [
+                    separation(
+                        torch.cat(
+                            [s[k][torch.randint(len(s[k]), (n,), generator=g)] for k, n in counts.items()]
+                        )
+                    )
+                    for _ in range(60)
+                ]
                 low, middle, high = torch.tensor(drawn).quantile(torch.tensor([0.05, 0.5, 0.95]))
                 cells.append(f"{middle:.2f} ({low:.2f}–{high:.2f})")
             rows.append([f"{world}, {name}", *cells])
@@ -249,9 +305,11 @@ def show_separation(args):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[211, 212, 213])
-    parser.add_argument("--guard", nargs="+", default=["off"], help="off, or a min_separation")
+    parser.add_argument("--guard", nargs="+", default=["off"], help="off, or a schedule.min_separation")
     parser.add_argument("--init", choices=INITS, default="empty")
     parser.add_argument("--streams", nargs="+", choices=STREAMS, default=list(STREAMS))
     parser.add_argument("--root", default="runs/imbalance")

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from ants_lightning import ANTS, NegativeMemory, Report
 from ants_lightning.baselines import TANL, AdaNeg, Energy, MaxLogit
-from ants_lightning.data.class_names import CLASS_NAMES
+from ants_lightning.data.class_names import class_names_of
 from ants_lightning.data.features import FeatureStream
 from ants_lightning.data.streams import MixedStream
 
@@ -29,7 +29,7 @@ SETS = {"dtd": "dtd_test_img", "sun397": "sun397_val_img", "flowers": "oxford_fl
 class Features(L.LightningDataModule):
     """Streams of ImageNet and another set, from the features in the file."""
 
-    class_names, groups = CLASS_NAMES["imagenet1k"], dict.fromkeys(SETS, "far")
+    class_names, groups = list(class_names_of("imagenet1k")), dict.fromkeys(SETS, "far")
 
     def __init__(self, file, seed, batch_size, names):
         super().__init__()
@@ -39,41 +39,62 @@ class Features(L.LightningDataModule):
         for name, key in ((name, SETS[name]) for name in names):
             unknown = {"features": features(file, key)}
             unknown["label"] = torch.zeros(len(unknown["features"]), dtype=torch.long)
-            stream = MixedStream(range(len(known["label"])), {name: range(len(unknown["label"]))}, transform=None, seed=seed)
+            stream = MixedStream(
+                range(len(known["label"])), {name: range(len(unknown["label"]))}, transform=None, seed=seed
+            )
             self.streams[name] = FeatureStream(stream, [known, unknown])
 
     def test_dataloader(self):
         return {name: stream.loader(self.batch_size, None) for name, stream in self.streams.items()}
 
+
 def features(file, key):
     return F.normalize(torch.from_numpy(file[key]).float(), dim=1)
+
 
 def make_model(file, **settings):
     """An ANTS whose texts have the features of the file; its own towers, of random weights, see nothing."""
     texts = {key: features(file, f"{key}_text") for key in ("lvis", "oid", "o365")}
     names = {key: [name.replace("_", " ").lower() for name in file[f"{key}_names"].tolist()] for key in texts}
     nouns = {name: row for key in texts for name, row in zip(names[key], texts[key], strict=True)}
-    model = ANTS("ViT-B-32", None, nouns=list(nouns), num_groups=round(0.15 * len(nouns) / 100), **settings)
+    model = ANTS(
+        "ViT-B-32",
+        None,
+        negatives={"nouns": list(nouns)},
+        num_groups=round(0.15 * len(nouns) / 100),
+        **settings,
+    )
     model.encoder.remember([f"The nice {name}." for name in nouns], torch.stack(list(nouns.values())))
-    model.encoder.remember([f"The nice {name}." for name in Features.class_names], features(file, "imagenet_text_b"))
+    model.encoder.remember(
+        [f"The nice {name}." for name in Features.class_names], features(file, "imagenet_text_b")
+    )
     return model
+
 
 def run(path, seed=0, batch_size=64, names=tuple(SETS), root="runs/real_features"):
     L.seed_everything(seed, verbose=False)
     file, report = np.load(path), Report()
     model = make_model(file, baselines=[MaxLogit(), Energy(), AdaNeg(), TANL()])
     trainer = L.Trainer(
-        accelerator="auto", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=root,
-        callbacks=[NegativeMemory(None, refresh_every=1), report],
-    )  # fmt: skip
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=root,
+        callbacks=[NegativeMemory(schedule={"every": 1}), report],
+    )
     data = Features(file, seed, batch_size, names)
     start = time.perf_counter()
     trainer.test(model, data, verbose=False)
     seconds = time.perf_counter() - start
     return report.results, sum(map(len, data.streams.values())) / seconds
 
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -16,37 +16,62 @@ from PIL import Image
 from torchvision.transforms import Compose, Normalize
 from torchvision.transforms.functional import to_tensor
 
-from ants_lightning.adapt.bank import Evidence
+from ants_lightning.adapt.bank import MemoryBank
+from ants_lightning.adapt.settings import Mining
 from ants_lightning.data.raw import RawImages
 from ants_lightning.metrics import OODMetrics
-from ants_lightning.run.snapshot_files import list_snapshots, partial, publish, read_share, unpack, write_share
+from ants_lightning.run.snapshot_files import (
+    list_snapshots,
+    partial,
+    publish,
+    read_share,
+    unpack,
+    write_share,
+)
 
 
 def make_state(images: int, size: int, scores: int, bank: int, dim: int) -> dict:
     """The large parts of a state."""
-    metric, evidence = OODMetrics([f"score {i}" for i in range(scores)]), Evidence(dim, gamma=1.0, bank_size=bank)
+    metric, bank = (
+        OODMetrics([f"score {i}" for i in range(scores)]),
+        MemoryBank(dim, Mining(gamma=1.0, bank_size=bank)),
+    )
     for start in range(0, images, size):
         n = min(size, images - start)
         metric.update(torch.rand(n, scores, dtype=torch.float64), torch.zeros(n), torch.zeros(n))
         index = start + torch.arange(n)
-        evidence.add({
-            "index": index, "id_score": torch.rand(n), "prediction": index % 100, "owner": torch.zeros_like(index),
-            "features": torch.rand(n, dim),
-        })  # fmt: skip
+        bank.add(
+            {
+                "index": index,
+                "id_score": torch.rand(n),
+                "prediction": index % 100,
+                "owner": torch.zeros_like(index),
+                "features": torch.rand(n, dim),
+            }
+        )
     texts = [f"a sentence of some words, number {i}" for i in range(10_000)]
-    return {"metrics": metric.state(), "evidence": evidence.state(), "ens": [texts, torch.rand(len(texts), dim)],
-            "texts": {"texts": texts, "features": torch.rand(len(texts), dim)}}  # fmt: skip
+    return {
+        "metrics": metric.state(),
+        "bank": bank.state(),
+        "ens": [texts, torch.rand(len(texts), dim)],
+        "texts": {"texts": texts, "features": torch.rand(len(texts), dim)},
+    }
 
 
 def make_raw(images: int) -> RawImages:
     """What is kept of a foreign stream; prints what keeping an image took."""
     norm = Normalize((0.5,) * 3, (0.5,) * 3)
-    layers = [to_tensor(Image.effect_noise((28, 28), 60).resize((224, 224), Image.Resampling.BICUBIC)) for _ in range(24)]
+    layers = [
+        to_tensor(Image.effect_noise((28, 28), 60).resize((224, 224), Image.Resampling.BICUBIC))
+        for _ in range(24)
+    ]
     photos = norm(torch.stack([torch.cat(layers[i : i + 3]) for i in range(0, 24, 3)]))
     raw, start = RawImages(object(), Compose([norm]), images), time.perf_counter()
     for place in range(0, images, len(photos)):
         raw.keep(photos, place + torch.arange(len(photos)), torch.ones(len(photos), dtype=torch.bool))
-    sys.stdout.write(f"keeping an image of a foreign loader: {(time.perf_counter() - start) / images * 1e3:.1f} ms\n")
+    sys.stdout.write(
+        f"keeping an image of a foreign loader: {(time.perf_counter() - start) / images * 1e3:.1f} ms\n"
+    )
     return raw
 
 

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from ants_lightning import demo
 from ants_lightning.clip import encoder as module
 from ants_lightning.clip.encoder import TextEncoder
-from ants_lightning.clip.text_cache import Shards, Table, read_features, write_features
+from ants_lightning.clip.text_cache import CachedTexts, CacheFolder, read_features, write_features
 
 TEXTS = [f"The nice thing {i}." for i in range(100)]
 TOKENIZER = open_clip.get_tokenizer(demo.CLIP)
@@ -57,7 +57,9 @@ def test_the_second_run_encodes_nothing(clip, encoded, tmp_path):
     assert torch.equal(encoder_of(clip, str(tmp_path))(TEXTS[::-1]), first.flip(0))
     assert torch.equal(encoder_of(clip, tmp_path)([TEXTS[3], TEXTS[7], TEXTS[3]]), first[[3, 7, 3]])
     assert encoded == [100]
-    torch.testing.assert_close(first, F.normalize(clip.encode_text(TOKENIZER(TEXTS)), dim=1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        first, F.normalize(clip.encode_text(TOKENIZER(TEXTS)), dim=1), atol=1e-6, rtol=0
+    )
 
 
 def test_a_shard_is_named_by_its_texts_and_holds_them(clip, tmp_path):
@@ -74,7 +76,9 @@ def test_only_texts_that_are_not_there_are_encoded(clip, encoded, tmp_path):
     mixed = ["before", *TEXTS[:3], "after"]
     found = encoder_of(clip, tmp_path)(mixed)
     assert encoded == [100, 2]
-    torch.testing.assert_close(found, F.normalize(clip.encode_text(TOKENIZER(mixed)), dim=1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        found, F.normalize(clip.encode_text(TOKENIZER(mixed)), dim=1), atol=1e-6, rtol=0
+    )
 
 
 def test_few_texts_wait_for_flush_and_share_a_file(clip, encoded, tmp_path):
@@ -92,7 +96,7 @@ def test_few_texts_wait_for_flush_and_share_a_file(clip, encoded, tmp_path):
 
 
 def test_many_texts_go_to_several_files_as_they_come(clip, encoded, tmp_path, monkeypatch):
-    monkeypatch.setattr("ants_lightning.clip.text_cache._SHARD", 40)
+    monkeypatch.setattr("ants_lightning.clip.text_cache._PER_FILE", 40)
     found = encoder_of(clip, tmp_path, batch_size=20)(TEXTS)
     assert [len(read_features(path)[0]) for path in shards(tmp_path)] == [40, 40]  # 20 wait
     assert torch.equal(encoder_of(clip, tmp_path)(TEXTS[:80]), found[:80]) and encoded == [20] * 5
@@ -121,7 +125,9 @@ def test_another_text_tower_has_a_folder_of_its_own(clip, encoded, tmp_path, cha
 
 
 def test_weights_that_change_under_the_encoder_do_not_mix(clip, encoded, tmp_path):
-    encoder = encoder_of(clip, tmp_path)  # as of a module that loads its checkpoint, or is cast, after it was made
+    encoder = encoder_of(
+        clip, tmp_path
+    )  # as of a module that loads its checkpoint, or is cast, after it was made
     before = encoder(["a"])
     change_weight(clip)
     clip.text_projection *= -1
@@ -140,7 +146,9 @@ def test_the_image_tower_does_not_matter(clip, encoded, tmp_path):
 
 def test_another_tokenizer_has_a_folder_of_its_own(clip, encoded, tmp_path):
     encoder_of(clip, tmp_path)(TEXTS)
-    TextEncoder(clip, lambda texts: TOKENIZER([text.upper()[:4] for text in texts]), cache_dir=tmp_path)(TEXTS)
+    TextEncoder(clip, lambda texts: TOKENIZER([text.upper()[:4] for text in texts]), cache_dir=tmp_path)(
+        TEXTS
+    )
     assert encoded == [100, 100] and len(list(tmp_path.iterdir())) == 2
 
 
@@ -156,13 +164,21 @@ def altered(content):
 def test_a_broken_file_is_named_once_and_its_texts_are_encoded_anew(clip, encoded, tmp_path, caplog, broken):
     first = encoder_of(clip, tmp_path)(TEXTS)
     encoder_of(clip, tmp_path)([f"other {text}" for text in TEXTS])
-    path = next(path for path in shards(tmp_path) if path.stem == hashlib.sha256(json.dumps(TEXTS).encode()).hexdigest())
+    path = next(
+        path
+        for path in shards(tmp_path)
+        if path.stem == hashlib.sha256(json.dumps(TEXTS).encode()).hexdigest()
+    )
     path.write_bytes(broken(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         encoder = encoder_of(clip, tmp_path)
         torch.testing.assert_close(encoder([*TEXTS, "other " + TEXTS[0]])[:100], first, atol=1e-6, rtol=0)
-    assert encoded == [100, 100, 100] and sum(path.name in record.getMessage() for record in caplog.records) == 1
-    assert torch.equal(encoder_of(clip, tmp_path)(TEXTS), first) and len(encoded) == 3  # and the file is whole again
+    assert (
+        encoded == [100, 100, 100] and sum(path.name in record.getMessage() for record in caplog.records) == 1
+    )
+    assert (
+        torch.equal(encoder_of(clip, tmp_path)(TEXTS), first) and len(encoded) == 3
+    )  # and the file is whole again
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(clip, tmp_path, caplog):
@@ -175,13 +191,15 @@ def write(folder, seed):
     """Twenty files, half of them the same in all processes."""
     for i in range(20):
         texts = [f"{seed if i % 2 else 'all'} {i} {j}" for j in range(50)]
-        one = Shards(folder)
+        one = CacheFolder(folder)
         one.put(texts, np.random.default_rng(i).random((50, 512), np.float32))
         one.flush()
 
 
 def test_processes_that_write_at_once_leave_whole_files(tmp_path):
-    processes = [multiprocessing.get_context("fork").Process(target=write, args=(tmp_path, seed)) for seed in range(3)]
+    processes = [
+        multiprocessing.get_context("fork").Process(target=write, args=(tmp_path, seed)) for seed in range(3)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -191,13 +209,15 @@ def test_processes_that_write_at_once_leave_whole_files(tmp_path):
     for i in range(20):
         for seed in range(3):
             texts = [f"{seed if i % 2 else 'all'} {i} {j}" for j in range(50)]
-            ((part, rows),) = Shards(tmp_path).find(texts)
-            assert part == texts and np.array_equal(rows, np.random.default_rng(i).random((50, 512), np.float32))
+            ((part, rows),) = CacheFolder(tmp_path).find(texts)
+            assert part == texts and np.array_equal(
+                rows, np.random.default_rng(i).random((50, 512), np.float32)
+            )
 
 
 def test_what_a_killed_process_left_is_not_read(tmp_path):
     (tmp_path / "a.safetensors.123.part").write_bytes(b"half")
-    assert not list(Shards(tmp_path).find(["a"]))
+    assert not list(CacheFolder(tmp_path).find(["a"]))
 
 
 def test_of_two_files_with_a_text_the_newer_counts(tmp_path):
@@ -205,7 +225,7 @@ def test_of_two_files_with_a_text_the_newer_counts(tmp_path):
     write_features(tmp_path / "a.safetensors", ["x", "y"], np.zeros((2, 2), np.float32))
     for name, time in (("b", 1), ("a", 2)):
         os.utime(tmp_path / f"{name}.safetensors", (time, time))
-    assert [(part, rows.tolist()) for part, rows in Shards(tmp_path).find(["x"])] == [(["x"], [[0, 0]])]
+    assert [(part, rows.tolist()) for part, rows in CacheFolder(tmp_path).find(["x"])] == [(["x"], [[0, 0]])]
 
 
 def rows_of(*numbers):
@@ -213,21 +233,21 @@ def rows_of(*numbers):
 
 
 def test_the_oldest_leave_a_full_table():
-    table = Table(4)
+    cached = CachedTexts(4)
     for first in range(0, 50, 3):
-        table.put([str(i) for i in range(first, first + 3)], rows_of(*range(first, first + 3)))
+        cached.put([str(i) for i in range(first, first + 3)], rows_of(*range(first, first + 3)))
         newest = range(max(0, first - 1), first + 3)
-        assert table.texts == [str(i) for i in newest]
-        assert np.array_equal(table.get([str(i) for i in newest[::-1]]), rows_of(*newest[::-1]))
-    table.put([str(i) for i in range(100, 110)], rows_of(*range(100, 110)))
-    assert table.texts == ["106", "107", "108", "109"] and np.array_equal(table.get(["108"]), rows_of(108))
+        assert cached.texts == [str(i) for i in newest]
+        assert np.array_equal(cached.get([str(i) for i in newest[::-1]]), rows_of(*newest[::-1]))
+    cached.put([str(i) for i in range(100, 110)], rows_of(*range(100, 110)))
+    assert cached.texts == ["106", "107", "108", "109"] and np.array_equal(cached.get(["108"]), rows_of(108))
 
 
 def test_a_known_text_takes_new_features_and_keeps_its_age():
-    table = Table(3)
-    table.put(["a", "b"], rows_of(1, 2))
-    table.put(["b", "a", "c"], rows_of(3, 4, 5))
-    assert table.texts == ["a", "b", "c"] and np.array_equal(table.get(["a", "b", "c"]), rows_of(4, 3, 5))
+    cached = CachedTexts(3)
+    cached.put(["a", "b"], rows_of(1, 2))
+    cached.put(["b", "a", "c"], rows_of(3, 4, 5))
+    assert cached.texts == ["a", "b", "c"] and np.array_equal(cached.get(["a", "b", "c"]), rows_of(4, 3, 5))
 
 
 def test_what_was_remembered_is_never_encoded_nor_forgotten_nor_written(clip, encoded, tmp_path):
@@ -239,10 +259,14 @@ def test_what_was_remembered_is_never_encoded_nor_forgotten_nor_written(clip, en
     encoder(["x", "y"])
     assert torch.equal(encoder(["x", *TEXTS])[1:], encoder(TEXTS)) and 100 not in encoded
     encoder.remember(TEXTS[:1], features[1:2])
-    assert torch.equal(encoder(TEXTS[:1]), encoder(TEXTS[1:2])) and torch.equal(encoder(TEXTS[2:])[0], encoder([TEXTS[2]])[0])
+    assert torch.equal(encoder(TEXTS[:1]), encoder(TEXTS[1:2])) and torch.equal(
+        encoder(TEXTS[2:])[0], encoder([TEXTS[2]])[0]
+    )
     encoder.flush()
     assert [read_features(path)[0] for path in shards(tmp_path)] == [["x", "y"]]
-    assert encoder.fingerprint != plain == encoder_of(clip, None).fingerprint  # its features are not those of the model alone
+    assert (
+        encoder.fingerprint != plain == encoder_of(clip, None).fingerprint
+    )  # its features are not those of the model alone
 
 
 @pytest.mark.parametrize(
@@ -270,10 +294,18 @@ def test_remembered_features_of_another_model_do_not_go_with_encoded_ones(clip):
         encoder(["given", "new"])
 
 
-@pytest.mark.parametrize(("progress", "rank", "texts", "shown"), [
-    (True, 0, 100, True), (False, 0, 100, False), (True, 1, 100, False), (True, 0, 90, False),
-])  # fmt: skip
-def test_a_bar_shows_for_many_batches_on_the_terminal_of_rank_zero(clip, monkeypatch, progress, rank, texts, shown):
+@pytest.mark.parametrize(
+    ("progress", "rank", "texts", "shown"),
+    [
+        (True, 0, 100, True),
+        (False, 0, 100, False),
+        (True, 1, 100, False),
+        (True, 0, 90, False),
+    ],
+)
+def test_a_bar_shows_for_many_batches_on_the_terminal_of_rank_zero(
+    clip, monkeypatch, progress, rank, texts, shown
+):
     terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
     monkeypatch.setattr(module, "get_console", lambda: terminal)
     monkeypatch.setattr(module.rank_zero_only, "rank", rank)
@@ -290,5 +322,7 @@ def test_no_bar_without_a_terminal(clip, capfd):
 def test_features_made_under_inference_mode_and_autocast_are_the_same(clip, encoded, tmp_path):
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         found = encoder_of(clip, tmp_path)(TEXTS)
-    assert torch.equal(encoder_of(clip, None)(TEXTS), found) and torch.equal(encoder_of(clip, tmp_path)(TEXTS), found)
+    assert torch.equal(encoder_of(clip, None)(TEXTS), found) and torch.equal(
+        encoder_of(clip, tmp_path)(TEXTS), found
+    )
     assert encoded == [100, 100]

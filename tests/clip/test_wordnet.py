@@ -56,9 +56,9 @@ def test_the_assets_hold_all_synsets_of_wordnet_3_0():
 def test_lines_of_the_script():
     data = (
         "  1 licence of data\n"
-        "00000011 05 n 03 dog 0 Canis_familiaris 0 hound 2 001 @ 00000099 n 0000 | an animal; \"a dog\"\n"
+        '00000011 05 n 03 dog 0 Canis_familiaris 0 hound 2 001 @ 00000099 n 0000 | an animal; "a dog"\n'
         "00000055 01 a 02 able(p) 0 apt(ip) 0 000 | gloss (p)\n"
-    )  # fmt: skip
+    )
     index = (
         "  1 licence of index\n"
         "dog n 2 2 @ ~ 2 1 00000011 00000070\ncanis_familiaris n 1 1 @ 1 0 00000011\n"

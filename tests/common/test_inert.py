@@ -17,7 +17,9 @@ from ants_lightning import demo
 from ants_lightning.common.text import filter_loggers, inert_record, one_line, show_error
 from ants_lightning.demo.shapes import ID_CLASSES
 
-ESCAPES = "\x1b]0;OWNED\x07\x1b[2J\x1b[31mred\x9b31m"  # a title, a cleared screen, a colour, as 7 and as 8 bits
+ESCAPES = (
+    "\x1b]0;OWNED\x07\x1b[2J\x1b[31mred\x9b31m"  # a title, a cleared screen, a colour, as 7 and as 8 bits
+)
 NASTY = {
     "escapes": (f"a{ESCAPES}.png", "a ]0;OWNED [2J [31mred 31m.png"),
     "a line break": ("b\nERROR all results are void.png", "b ERROR all results are void.png"),
@@ -61,7 +63,9 @@ def test_each_module_logs_inert_text_to_any_handler():
 def test_filters_are_set_once():
     before = list(logging.getLogger("ants_lightning.adapt.memory").filters)
     filter_loggers(Path(ants_lightning.__file__).parent)
-    assert logging.getLogger("ants_lightning.adapt.memory").filters == before and before.count(inert_record) == 1
+    assert (
+        logging.getLogger("ants_lightning.adapt.memory").filters == before and before.count(inert_record) == 1
+    )
 
 
 def record(name, message, *args):
@@ -109,11 +113,30 @@ def assert_inert(output):
 def predict(folder, tmp_path):
     """The command in a process of its own; exit code and all that it wrote to the terminal."""
     words = [
-        "predict", "--model.model", demo.CLIP, "--model.pretrained", "null", "--model.nouns", "[gong,sea]",
-        "--data", "ants_lightning.data.FolderDataModule", "--data.folder", str(folder), "--data.class_names",
-        str(tmp_path / "names.txt"), "--data.num_workers", "0", "--trainer.accelerator", "cpu", "--trainer.logger", "false",
-        "--trainer.enable_progress_bar", "false", "--trainer.default_root_dir", str(tmp_path / "run"),
-    ]  # fmt: skip
+        "predict",
+        "--model.model",
+        demo.CLIP,
+        "--model.pretrained",
+        "null",
+        "--model.negatives.nouns",
+        "[gong,sea]",
+        "--data",
+        "ants_lightning.data.FolderDataModule",
+        "--data.folder",
+        str(folder),
+        "--data.class_names",
+        str(tmp_path / "names.txt"),
+        "--data.num_workers",
+        "0",
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.logger",
+        "false",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.default_root_dir",
+        str(tmp_path / "run"),
+    ]
     code = "import sys; from ants_lightning.cli import main; main(sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
@@ -127,7 +150,9 @@ def test_names_of_files_reach_the_terminal_inert(nasty_folder, tmp_path):
 
 def test_an_error_that_ends_the_command_is_inert(nasty_folder, tmp_path):
     code, output = predict(nasty_folder / f"gone{ESCAPES}", tmp_path)
-    assert code == 1 and b"no such folder" in output and b"OWNED" in output and b"Traceback" in output, output.decode()[-500:]
+    assert code == 1 and b"no such folder" in output and b"OWNED" in output and b"Traceback" in output, (
+        output.decode()[-500:]
+    )
     assert_inert(output)
 
 

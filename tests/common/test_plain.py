@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from small import merged
 
 from ants_lightning import ANTS, demo
 from ants_lightning.baselines import MaxLogit
@@ -44,18 +45,40 @@ class Folder:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (np.int64(3), 3), (np.float32(0.5), 0.5), (np.bool_(True), True), (np.str_("a"), "a"), (np.array(3), 3),
-        (np.array([1.5, 2]), [1.5, 2.0]), (np.array(NAMES), NAMES), (np.array(NAMES, dtype=object), NAMES),
-        (np.array([["a"], ["b"]]), [["a"], ["b"]]), (pd.Series(NAMES, index=[7, 3]), NAMES), (pd.Index(NAMES), NAMES),
-        (pd.Series(NAMES, dtype="category"), NAMES), (pd.Categorical(NAMES), NAMES), (torch.tensor(2), 2),
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (np.bool_(True), True),
+        (np.str_("a"), "a"),
+        (np.array(3), 3),
+        (np.array([1.5, 2]), [1.5, 2.0]),
+        (np.array(NAMES), NAMES),
+        (np.array(NAMES, dtype=object), NAMES),
+        (np.array([["a"], ["b"]]), [["a"], ["b"]]),
+        (pd.Series(NAMES, index=[7, 3]), NAMES),
+        (pd.Index(NAMES), NAMES),
+        (pd.Series(NAMES, dtype="category"), NAMES),
+        (pd.Categorical(NAMES), NAMES),
+        (torch.tensor(2), 2),
         (torch.tensor(True), True),
-        (torch.tensor([0.5, 1]), [0.5, 1.0]), (tuple(NAMES), NAMES), ({"star": 0, "ring": 1}.keys(), NAMES), (range(2), [0, 1]),
-        ((np.int8(1), ("a", Path("b"))), [1, ["a", "b"]]), ({"id_recall": np.float64(0.95)}, {"id_recall": 0.95}),
-        (UserDict(a=np.int64(1)), {"a": 1}), (OrderedDict(a=(1,)), {"a": [1]}), (Path("a/b.txt"), "a/b.txt"), (Folder(), "a/b"),
-        (PurePosixPath("~/a"), "~/a"), (Kind.PAPER, "paper"), ("text", "text"), (None, None), (True, True), (0.5, 0.5),
+        (torch.tensor([0.5, 1]), [0.5, 1.0]),
+        (tuple(NAMES), NAMES),
+        ({"star": 0, "ring": 1}.keys(), NAMES),
+        (range(2), [0, 1]),
+        ((np.int8(1), ("a", Path("b"))), [1, ["a", "b"]]),
+        ({"id_recall": np.float64(0.95)}, {"id_recall": 0.95}),
+        (UserDict(a=np.int64(1)), {"a": 1}),
+        (OrderedDict(a=(1,)), {"a": [1]}),
+        (Path("a/b.txt"), "a/b.txt"),
+        (Folder(), "a/b"),
+        (PurePosixPath("~/a"), "~/a"),
+        (Kind.PAPER, "paper"),
+        ("text", "text"),
+        (None, None),
+        (True, True),
+        (0.5, 0.5),
         (b"x", b"x"),
     ],
-)  # fmt: skip
+)
 def test_what_is_like_a_plain_value_becomes_one(given, expected):
     found = plain(given)
     assert found == expected and type(found) is type(expected) and plain(found) == found
@@ -74,7 +97,11 @@ def test_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert plain_path("~/a") == plain_path(Path("~/a")) == plain_path(np.str_("~/a")) == f"{tmp_path}/a"
     assert plain_path("~") == str(tmp_path) and plain_path("local-dir:~/a") == f"local-dir:{tmp_path}/a"
-    assert plain_path("hf-hub:a/~b") == "hf-hub:a/~b" and plain_path("a/~/b") == "a/~/b" and plain_path(None) is None
+    assert (
+        plain_path("hf-hub:a/~b") == "hf-hub:a/~b"
+        and plain_path("a/~/b") == "a/~/b"
+        and plain_path(None) is None
+    )
     for name in ("~nobody-of-that-name/x", "local-dir:~nobody-of-that-name"):
         with pytest.raises(ValueError, match=f"no home folder for '{name}'"):
             plain_path(name)
@@ -82,7 +109,12 @@ def test_the_home_folder(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("bad", [True, "1", None, [1], float("nan"), np.int64(1), -1])
 def test_what_is_no_number_is_refused_by_name(bad):
-    for check in (check_positive, check_not_negative, check_shares, lambda **settings: check_whole(1, **settings)):
+    for check in (
+        check_positive,
+        check_not_negative,
+        check_shares,
+        lambda **settings: check_whole(1, **settings),
+    ):
         with pytest.raises(ValueError, match=rf"^eta must .*{re.escape(repr(bad))}"):
             check(delta=1, eta=bad)
     if bad is not True:
@@ -93,32 +125,59 @@ def test_what_is_no_number_is_refused_by_name(bad):
 
 
 def make(**settings):
-    return ANTS(demo.CLIP, pretrained=None, **{**demo.SETTINGS["model"], **settings})
+    return ANTS(demo.CLIP, pretrained=None, **merged(settings, demo.SETTINGS["model"]))
 
 
 ORDINARY = {
-    "class_names": [np.array(NAMES), pd.Series(NAMES, index=[5, 2]), pd.Index(NAMES), tuple(NAMES), {"star": 0, "ring": 1}.keys(),
-                    ["star\n", " ring"]],
-    "nouns": [np.array(["gear", "tent"]), pd.Series(["gear", "tent"]), ("gear", "tent"), ["gear\n", "tent\n", "\n", "gear"]],
-    "keep": [np.int64(2), torch.tensor(2), np.array(2)],
-    "num_groups": [np.int32(3)], "temperature": [np.float32(0.5), torch.tensor(0.5)], "threshold": [np.float32(0.5)],
+    "class_names": [
+        np.array(NAMES),
+        pd.Series(NAMES, index=[5, 2]),
+        pd.Index(NAMES),
+        tuple(NAMES),
+        {"star": 0, "ring": 1}.keys(),
+        ["star\n", " ring"],
+    ],
+    "negatives.nouns": [
+        np.array(["gear", "tent"]),
+        pd.Series(["gear", "tent"]),
+        ("gear", "tent"),
+        ["gear\n", "tent\n", "\n", "gear"],
+    ],
+    "negatives.keep": [np.int64(2), torch.tensor(2), np.array(2)],
+    "num_groups": [np.int32(3)],
+    "temperature": [np.float32(0.5), torch.tensor(0.5)],
+    "threshold": [np.float32(0.5)],
     "text_batch_size": [np.uint8(4)],
-}  # fmt: skip
+}
 PLAIN = {
-    "class_names": NAMES, "nouns": ["gear", "tent"], "keep": 2, "num_groups": 3, "temperature": 0.5, "threshold": 0.5,
+    "class_names": NAMES,
+    "negatives.nouns": ["gear", "tent"],
+    "negatives.keep": 2,
+    "num_groups": 3,
+    "temperature": 0.5,
+    "threshold": 0.5,
     "text_batch_size": 4,
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in ORDINARY.items() for value in values])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in ORDINARY.items() for value in values]
+)
 def test_a_model_takes_what_ordinary_python_gives(name, value, tmp_path):
-    model = make(**{"class_names": NAMES, "nouns": ["gear", "tent"], name: value})
+    model = make(**{"class_names": NAMES, "negatives.nouns": ["gear", "tent"], name: value})
     model.setup("test")
-    assert model.class_names == NAMES and model.nouns == ["gear", "tent"]
-    found = model.hparams[name]
-    assert type(found) is type(PLAIN[name]) and (name in ("class_names", "nouns") or found == PLAIN[name])
+    assert model.class_names == NAMES and model.vocabulary.nouns == ["gear", "tent"]
+    group, _, setting = name.partition(".")
+    found = model.hparams[group][setting] if setting else model.hparams[name]
+    assert type(found) is type(PLAIN[name]) and (
+        name in ("class_names", "negatives.nouns") or found == PLAIN[name]
+    )
     for hparams in (model.hparams, model.hparams_initial):
-        assert yaml.safe_load(yaml.safe_dump(dict(hparams))) == dict(hparams) == json.loads(json.dumps(dict(hparams)))
+        assert (
+            yaml.safe_load(yaml.safe_dump(dict(hparams)))
+            == dict(hparams)
+            == json.loads(json.dumps(dict(hparams)))
+        )
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     trainer.strategy.connect(model)
     trainer.save_checkpoint(tmp_path / "model.ckpt")
@@ -128,25 +187,39 @@ def test_a_model_takes_what_ordinary_python_gives(name, value, tmp_path):
 
 
 BAD = [
-    ({"temperature": True}, "temperature must be a number, got True"), ({"temperature": "0.01"}, "temperature .* got '0.01'"),
-    ({"keep": True}, "keep .* got True"), ({"keep": "10"}, "keep .* got '10'"), ({"keep": None}, "keep .* got None"),
-    ({"num_groups": 2.5}, "num_groups must be a whole number, got 2.5"), ({"num_groups": True}, "num_groups .* got True"),
-    ({"vsnl_groups": 0}, "vsnl_groups must be at least 1, got 0"), ({"text_batch_size": 0}, "text_batch_size .* got 0"),
-    ({"percentile": 95}, r"percentile must lie in \[0, 1\], got 95"), ({"mcm_temperature": np.inf}, "mcm_temperature .* got inf"),
-    ({"id_prompt": None}, "id_prompt must hold one {}, got None"), ({"noun_prompt": "a"}, "noun_prompt .* got 'a'"),
-    ({"text_cache": 3}, "text_cache must be a name or path, got 3"), ({"spaces": ["a"]}, r"spaces .* got \['a'\]"),
-    ({"class_names": {"star", "ring"}}, "class_names must be a list .* set"), ({"class_names": {"star": 0}}, "class_names .* dict"),
-    ({"class_names": iter(NAMES)}, "class_names must be a list"), ({"class_names": 3}, "class_names must be a list .* int 3"),
-    ({"class_names": []}, "no class names"), ({"class_names": np.array([])}, "no class names"),
-    ({"class_names": [1, 2]}, "class name 0 .* 1"), ({"class_names": pd.Series(["a", None])}, "class name 1 .*(None|nan)"),
+    ({"temperature": True}, "temperature must be a number, got True"),
+    ({"temperature": "0.01"}, "temperature .* got '0.01'"),
+    ({"negatives.keep": True}, r"negatives\.keep .* got True"),
+    ({"negatives.keep": "10"}, "keep .* got '10'"),
+    ({"negatives.keep": None}, "keep .* got None"),
+    ({"num_groups": 2.5}, "num_groups must be a whole number, got 2.5"),
+    ({"num_groups": True}, "num_groups .* got True"),
+    ({"vsnl_groups": 0}, "vsnl_groups must be at least 1, got 0"),
+    ({"text_batch_size": 0}, "text_batch_size .* got 0"),
+    ({"negatives.percentile": 95}, r"negatives\.percentile must lie in \[0, 1\], got 95"),
+    ({"mcm_temperature": np.inf}, "mcm_temperature .* got inf"),
+    ({"prompts.id": None}, r"prompts\.id must hold one {}, got None"),
+    ({"prompts.noun": "a"}, r"prompts\.noun .* got 'a'"),
+    ({"text_cache": 3}, "text_cache must be a name or path, got 3"),
+    ({"spaces": ["a"]}, r"spaces .* got \['a'\]"),
+    ({"class_names": {"star", "ring"}}, "class_names must be a list .* set"),
+    ({"class_names": {"star": 0}}, "class_names .* dict"),
+    ({"class_names": iter(NAMES)}, "class_names must be a list"),
+    ({"class_names": 3}, "class_names must be a list .* int 3"),
+    ({"class_names": []}, "no class names"),
+    ({"class_names": np.array([])}, "no class names"),
+    ({"class_names": [1, 2]}, "class name 0 .* 1"),
+    ({"class_names": pd.Series(["a", None])}, "class name 1 .*(None|nan)"),
     ({"class_names": ["star", "ring", "star\n"]}, r"class name 2 .* given twice: 'star\\n'"),
     ({"class_names": ["a\x1b[31mb"]}, r"class name 0 holds '\\x1b'"),
     ({"class_names": ["a\udce9"]}, r"class name 0 holds '\\udce9'"),
     ({"class_names": "absent.txt"}, "class_names: no such file: 'absent.txt'"),
-    ({"threshold": np.float32(1.5)}, "threshold .* got 1.5"), ({"threshold": True}, "threshold .* got True"),
-    ({"baselines": MaxLogit()}, "baselines must be a list"), ({"baselines": ["MaxLogit"]}, "baselines must be a list"),
+    ({"threshold": np.float32(1.5)}, "threshold .* got 1.5"),
+    ({"threshold": True}, "threshold .* got True"),
+    ({"baselines": MaxLogit()}, "baselines must be a list"),
+    ({"baselines": ["MaxLogit"]}, "baselines must be a list"),
     ({"baselines": [MaxLogit]}, "baselines must be a list"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("settings", "match"), BAD)
@@ -158,30 +231,40 @@ def test_what_a_model_cannot_take_is_an_error_with_name_and_value(settings, matc
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        ({"a", "b"}, "nouns must be a list .* set"), (3, "nouns must be a list .* int 3"),
-        ([["a"]], "nouns: word 0 is no string: list"),
-        (["a", 3], "nouns: word 1 is no string: int 3"), (pd.Series(["a", np.nan]), "nouns: word 1 is no string: float nan"),
-        (["a", "b\x00c"], r"nouns: word 1 holds '\\x00'"), (["a\nb"], r"nouns: word 0 holds '\\n'"),
+        ({"a", "b"}, r"negatives\.nouns must be a list .* set"),
+        (3, r"negatives\.nouns must be a list .* int 3"),
+        ([["a"]], r"negatives\.nouns: word 0 is no string: list"),
+        (["a", 3], r"negatives\.nouns: word 1 is no string: int 3"),
+        (pd.Series(["a", np.nan]), r"negatives\.nouns: word 1 is no string: float nan"),
+        (["a", "b\x00c"], r"negatives\.nouns: word 1 holds '\\x00'"),
+        (["a\nb"], r"negatives\.nouns: word 0 holds '\\n'"),
         ("absent.txt", "no such file: 'absent.txt'"),
         ("gear tent " * 500, "nouns .*no such file: 'gear tent "),
     ],
-)  # fmt: skip
+)
 def test_words_that_are_none_are_an_error_before_the_run(words, match):
-    model = make(class_names=NAMES, nouns=words)
+    model = make(**{"class_names": NAMES, "negatives.nouns": words})
     with pytest.raises(ValueError, match=match):
         model.setup("test")
 
 
 def test_words_that_are_left_out_are_counted_in_the_log(caplog):
     caplog.set_level("INFO", "ants_lightning")
-    model = make(class_names=NAMES, adjectives=["red", "", "red\n", " \n", "blue", "red"])
+    model = make(**{"class_names": NAMES, "negatives.adjectives": ["red", "", "red\n", " \n", "blue", "red"]})
     model.setup("test")
-    assert model.adjectives == ["red", "blue"]
-    told = [record.getMessage() for record in caplog.records if record.name == "ants_lightning.clip.vocabulary"]
-    assert told == ["adjectives: 2 words were given more than once and count once", "adjectives: 2 blank words are left out"]
+    assert model.vocabulary.adjectives == ["red", "blue"]
+    told = [
+        record.getMessage() for record in caplog.records if record.name == "ants_lightning.clip.vocabulary"
+    ]
+    assert told == [
+        f"negatives.adjectives: 2 {what}"
+        for what in ("words were given more than once and count once", "blank words are left out")
+    ]
 
 
-def test_a_path_may_be_a_pathlib_path_or_begin_with_a_tilde_and_no_folder_of_that_name_is_made(monkeypatch, tmp_path):
+def test_a_path_may_be_a_pathlib_path_or_begin_with_a_tilde_and_no_folder_of_that_name_is_made(
+    monkeypatch, tmp_path
+):
     home, here = tmp_path / "home", tmp_path / "here"
     home.mkdir(), here.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -190,18 +273,34 @@ def test_a_path_may_be_a_pathlib_path_or_begin_with_a_tilde_and_no_folder_of_tha
     (home / "words.txt").write_text("gear\ntent\n")
     (home / "names.txt").write_text("star\nring\n")
     for way in (str, Path):
-        model = make(class_names=way("~/names.txt"), nouns=way("~/words.txt"), text_cache=way("~/cache"), keep=2)
+        model = make(
+            class_names=way("~/names.txt"),
+            negatives={"nouns": way("~/words.txt"), "adjectives": [], "keep": 2},
+            text_cache=way("~/cache"),
+        )
         model.setup("test")
         model.prepare()
-        assert model.class_names == NAMES and len(model.neglabel) == 2 and list((home / "cache").glob("*/*.safetensors"))
-        model.neglabel.save(home / "bank", "labels", model.encoder)
-        again = ANTS("local-dir:~/clip", pretrained=None, class_names=NAMES, label_bank=way("~/bank"))
+        assert (
+            model.class_names == NAMES
+            and len(model.spaces.neglabel) == 2
+            and list((home / "cache").glob("*/*.safetensors"))
+        )
+        model.spaces.neglabel.save(home / "bank", "labels", model.encoder)
+        again = ANTS(
+            "local-dir:~/clip", pretrained=None, class_names=NAMES, negatives={"bank": way("~/bank")}
+        )
         again.setup("test")
         again.prepare()
-        assert again.neglabel.labels == model.neglabel.labels and again.hparams["label_bank"] == "~/bank"
+        assert (
+            again.spaces.neglabel.labels == model.spaces.neglabel.labels
+            and again.hparams["negatives"]["bank"] == "~/bank"
+        )
     space = TextSpace(128)
     space.load(Path("~/bank"), "labels", model.encoder)
-    assert len(space) == 2 and TextEncoder(model.clip, model.encoder.tokenizer, cache_dir="~/x").cache_dir == home / "x"
+    assert (
+        len(space) == 2
+        and TextEncoder(model.clip, model.encoder.tokenizer, cache_dir="~/x").cache_dir == home / "x"
+    )
     with pytest.raises(ValueError, match=r"no such spaces: .*home/spaces"):
         make(class_names=NAMES, spaces=way("~/spaces")).setup("test")
     assert os.listdir(here) == []

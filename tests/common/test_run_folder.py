@@ -35,12 +35,29 @@ def again(folder):
     return later
 
 
-@pytest.mark.parametrize("name", ["street", "near set/2", "50%", "naïve 犬", "a\0b", ".hidden", "\x1b[31mred", "[red]x[/red]"])
+@pytest.mark.parametrize(
+    "name", ["street", "near set/2", "50%", "naïve 犬", "a\0b", ".hidden", "\x1b[31mred", "[red]x[/red]"]
+)
 def test_ordinary_names_are_quoted_as_in_a_url(name):
     assert file_name(name) == quote(name, safe="") and unquote(file_name(name)) == name
 
 
-ODD = ["", ".", "..", "...", "CON", "con", "nul.txt", "COM7", "Lpt0.tar.gz", "end.", "n" * 300, "n" * 301, "😀" * 100, "\ud83d"]
+ODD = [
+    "",
+    ".",
+    "..",
+    "...",
+    "CON",
+    "con",
+    "nul.txt",
+    "COM7",
+    "Lpt0.tar.gz",
+    "end.",
+    "n" * 300,
+    "n" * 301,
+    "😀" * 100,
+    "\ud83d",
+]
 NAMES = st.text(st.characters(exclude_categories=[]), max_size=200) | st.sampled_from(ODD)
 
 
@@ -49,8 +66,15 @@ def test_any_name_is_a_file_name_of_its_own(names):
     found = [file_name(name) for name in names]
     assert len(set(found)) == len(names)
     for name in found:
-        assert 0 < len(name) <= 120 and name.isascii() and name not in (".", "..") and not set(name) & set('/\\:*?"<>|\0')
-        assert name.split(".")[0].upper() not in ("CON", "PRN", "AUX", "NUL", "COM7", "LPT0") and name[-1] != "."
+        assert (
+            0 < len(name) <= 120
+            and name.isascii()
+            and name not in (".", "..")
+            and not set(name) & set('/\\:*?"<>|\0')
+        )
+        assert (
+            name.split(".")[0].upper() not in ("CON", "PRN", "AUX", "NUL", "COM7", "LPT0") and name[-1] != "."
+        )
 
 
 def test_odd_names_can_be_made(tmp_path):
@@ -79,8 +103,13 @@ def test_what_a_run_wrote_is_replaced_by_the_next_and_nothing_else(folder):
             folder.begin(name)
     folder.remove("theirs.txt", "edited.txt", "new/deep.txt", "not there")
     assert (folder.path / "ours.txt").read_bytes() == b"two" and not (folder.path / "new/deep.txt").exists()
-    assert (folder.path / "theirs.txt").read_bytes() == (folder.path / "edited.txt").read_bytes() == b"precious"
-    assert os.readlink(folder.path / "link") == str(folder.path / "ours.txt") and os.readlink(folder.path / "dangling") == "nowhere"
+    assert (
+        (folder.path / "theirs.txt").read_bytes() == (folder.path / "edited.txt").read_bytes() == b"precious"
+    )
+    assert (
+        os.readlink(folder.path / "link") == str(folder.path / "ours.txt")
+        and os.readlink(folder.path / "dangling") == "nowhere"
+    )
 
 
 def test_what_is_needed_and_not_ours_is_an_error_that_frees_the_folder(folder):
@@ -115,7 +144,10 @@ def test_another_process_is_refused_and_one_that_was_killed_leaves_no_lock(tmp_p
         folder = RunFolder(tmp_path)
         with pytest.raises(ValueError) as error:
             folder.claim("a run")
-        assert f"another run (process {other.pid} on {os.uname().nodename}) is under way in {tmp_path}: " in str(error.value)
+        assert (
+            f"another run (process {other.pid} on {os.uname().nodename}) is under way in {tmp_path}: "
+            in str(error.value)
+        )
     finally:
         other.send_signal(signal.SIGKILL)
         other.wait()
@@ -170,7 +202,11 @@ def test_put_and_move(folder):
     assert (folder.path / "results.json").read_bytes() == b"new" and not new.exists()
     assert (folder.path / "results.1.json").read_bytes() == b"old"
     later = again(folder)
-    assert later.is_ours("results.1.json") and later.is_ours("results.json") and not later.is_free("results.json")
+    assert (
+        later.is_ours("results.1.json")
+        and later.is_ours("results.json")
+        and not later.is_free("results.json")
+    )
     new.write_bytes(b"newer")
     (folder.path / "results.json").write_bytes(b"precious")
     folder.claim("a run")
@@ -238,7 +274,9 @@ def failing_at(n):
     return fail
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99, "files": {}}', '{"format": 1, "files": {"a": "b"}}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": 99, "files": {}}', '{"format": 1, "files": {"a": "b"}}', "\x00"]
+)
 def test_a_list_that_is_none_is_an_error(tmp_path, content):
     (tmp_path / MARKER).write_text(content)
     for _ in range(2):  # the lock is free again
@@ -272,7 +310,11 @@ def test_a_folder_that_cannot_be_read_or_written_for_want_of_rights(tmp_path):
                 os.setuid(65534)
             RunFolder(tmp_path).claim("a run")
         except OSError as error:
-            os._exit(0 if f"{tmp_path}, cannot be written: " in str(error) and "Permission denied" in str(error) else 2)
+            os._exit(
+                0
+                if f"{tmp_path}, cannot be written: " in str(error) and "Permission denied" in str(error)
+                else 2
+            )
         except BaseException:
             os._exit(3)
         os._exit(1)
@@ -299,8 +341,12 @@ def test_home_is_written_out_and_a_trainer_has_one_folder(tmp_path, monkeypatch)
     assert RunFolder("~/run").path == tmp_path / "run"
     trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir="~/run")
     one = run_folder.run_folder(trainer)
-    assert one.path == tmp_path / "run" and one is run_folder.run_folder(trainer) is run_folder.run_folder(trainer, one.path / ".")
-    assert run_folder.run_folder(L.Trainer(accelerator="cpu", logger=False, default_root_dir="~/run")) is not one
+    assert one.path == tmp_path / "run" and one is run_folder.run_folder(trainer) is run_folder.run_folder(
+        trainer, one.path / "."
+    )
+    assert (
+        run_folder.run_folder(L.Trainer(accelerator="cpu", logger=False, default_root_dir="~/run")) is not one
+    )
 
 
 def test_a_folder_that_is_not_local_is_refused_before_the_run():

@@ -31,7 +31,15 @@ IMAGE, LABEL, INDEX = torch.rand(4, 3, 2, 2), torch.tensor([0, 2, -1, -5]), torc
         ({"image": IMAGE, "label": LABEL.tolist(), "index": INDEX.int()}, True, True),
         ((IMAGE, LABEL.to(torch.int16), INDEX.numpy()), True, True),
         ((IMAGE, LABEL.double(), INDEX.half()), True, True),
-        ((IMAGE, pd.Series(LABEL.tolist(), index=[3, 1, 0, 2]), pd.Series(INDEX.tolist(), index=[9, 8, 7, 6])), True, True),
+        (
+            (
+                IMAGE,
+                pd.Series(LABEL.tolist(), index=[3, 1, 0, 2]),
+                pd.Series(INDEX.tolist(), index=[9, 8, 7, 6]),
+            ),
+            True,
+            True,
+        ),
         ((IMAGE, LABEL.numpy().astype(np.float64), list(INDEX.numpy())), True, True),
         ((IMAGE, tuple(LABEL), INDEX.numpy().astype(np.uint16)), True, True),
         ((IMAGE, None, None), False, False),
@@ -72,15 +80,24 @@ def test_batches_of_every_accepted_form(batch, label, index):
         ((IMAGE, LABEL.to(torch.complex64)), "label must be whole numbers .*complex64"),
         ((IMAGE, [2, "cat", 1, 0]), "label must be whole numbers .*got list with 'cat'"),
         ((IMAGE, ("cat", "dog", "cat", "cow")), "label must be whole numbers .*got tuple with 'cat'"),
-        ((IMAGE, np.array(["cat", "dog", "cat", "cow"])), "label must be whole numbers .*got ndarray with .*cat"),
+        (
+            (IMAGE, np.array(["cat", "dog", "cat", "cow"])),
+            "label must be whole numbers .*got ndarray with .*cat",
+        ),
         ((IMAGE, pd.Series(["cat", "dog", "cat", "cow"])), "label must be whole numbers .*got Series with"),
         ((IMAGE, [None] * 4), "label must be whole numbers .*got list with None"),
         ((IMAGE, [1, 2, None, 0]), "label must be whole numbers .*got list with None"),
         ((IMAGE, [{"boxes": 1}] * 4), r"label must be whole numbers .*got list with \{'boxes': 1\}"),
-        ((IMAGE, {"boxes": LABEL}), "label must be whole numbers .*got dict with .*detection targets are none"),
+        (
+            (IMAGE, {"boxes": LABEL}),
+            "label must be whole numbers .*got dict with .*detection targets are none",
+        ),
         ((IMAGE, torch.eye(4)), r"4 images with label of shape \(4, 4\), it must be \(n,\); .*one-hot"),
         ((IMAGE, [[0], [1, 2], [3], []]), "label must be whole numbers"),
-        ((IMAGE, LABEL, [0.5, 1, 2, 3]), r"index .*got 0\.5; the third element of a batch.*leave out what is something else"),
+        (
+            (IMAGE, LABEL, [0.5, 1, 2, 3]),
+            r"index .*got 0\.5; the third element of a batch.*leave out what is something else",
+        ),
     ],
 )
 def test_batches_of_other_forms_are_named(batch, match):
@@ -90,7 +107,11 @@ def test_batches_of_other_forms_are_named(batch, match):
 
 @pytest.mark.parametrize(
     ("loaders", "expected"),
-    [({"b": 1, "a": 2}, {"b": 1, "a": 2}), ([1, 2, 3], {"test": 1, "test_1": 2, "test_2": 3}), (5, {"test": 5})],
+    [
+        ({"b": 1, "a": 2}, {"b": 1, "a": 2}),
+        ([1, 2, 3], {"test": 1, "test_1": 2, "test_2": 3}),
+        (5, {"test": 5}),
+    ],
 )
 def test_stream_loaders_are_named_in_order(loaders, expected):
     found = batches.stream_loaders(SimpleNamespace(predicting=False, test_dataloaders=loaders))
@@ -98,7 +119,9 @@ def test_stream_loaders_are_named_in_order(loaders, expected):
 
 
 def test_loaders_of_a_prediction_have_names_of_their_own():
-    found = batches.stream_loaders(SimpleNamespace(predicting=True, predict_dataloaders=[1, 2], test_dataloaders=[3]))
+    found = batches.stream_loaders(
+        SimpleNamespace(predicting=True, predict_dataloaders=[1, 2], test_dataloaders=[3])
+    )
     assert found == {"predict": 1, "predict_1": 2}
 
 
@@ -113,7 +136,11 @@ def test_what_is_kept_to_know_indices_does_not_grow_with_the_stream():
     for part in torch.randperm(1000).split(100):
         sized(part)
     assert sized._seen.all() and len(sized._newest) == 0
-    for wrong, match in (([3], "index 3 comes twice"), ([1000], "index 1000 of a data set of 1000"), ([-1], "-1 is negative")):
+    for wrong, match in (
+        ([3], "index 3 comes twice"),
+        ([1000], "index 1000 of a data set of 1000"),
+        ([-1], "-1 is negative"),
+    ):
         with pytest.raises(ValueError, match=match):
             sized(torch.tensor(wrong))
     with pytest.raises(ValueError, match="index 7 comes twice"):
@@ -122,10 +149,13 @@ def test_what_is_kept_to_know_indices_does_not_grow_with_the_stream():
 
 
 @pytest.mark.parametrize(
-    "loaders", [{"near": {"a": 1}}, {"near": [1]}, [[1], 2], [(1, 2)], {"a": torch.zeros(2)}, [np.zeros(2)], ["test"]]
-)  # fmt: skip
+    "loaders",
+    [{"near": {"a": 1}}, {"near": [1]}, [[1], 2], [(1, 2)], {"a": torch.zeros(2)}, [np.zeros(2)], ["test"]],
+)
 def test_loaders_within_loaders_are_refused(loaders):
-    with pytest.raises(ValueError, match=r"test_dataloader\(\) may return one loader, a list .* a dict .*none of them nested"):
+    with pytest.raises(
+        ValueError, match=r"test_dataloader\(\) may return one loader, a list .* a dict .*none of them nested"
+    ):
         batches.stream_loaders(SimpleNamespace(predicting=False, test_dataloaders=loaders))
 
 
@@ -147,7 +177,10 @@ def test_a_stream_holds_every_image_once_and_ood_is_minus_1():
     stream = mixed()
     items = [stream[i] for i in range(len(stream))]
     assert len(stream) == 50 and [item["index"] for item in items] == list(range(50))
-    assert sorted(item["image"] for item in items) == [*((100, i) for i in range(30)), *((200, i) for i in range(20))]
+    assert sorted(item["image"] for item in items) == [
+        *((100, i) for i in range(30)),
+        *((200, i) for i in range(20)),
+    ]
     for item in items:
         red, green = item["image"]
         assert type(item["label"]) is int and item["label"] == (green if red == 100 else -1)
@@ -194,9 +227,13 @@ def test_ood_sets_must_be_near_or_far(near, far, match):
 
 def test_the_data_module_serves_a_named_stream_for_each_ood_set():
     near, far = {"b": image_set(3, 150)}, {"a": image_set(5, 200)}
-    data = OODDataModule(image_set(4, 100), near, far, batch_size=3, num_workers=0, seed=7, transform=lambda i: colours(i)[0])
+    data = OODDataModule(
+        image_set(4, 100), near, far, batch_size=3, num_workers=0, seed=7, transform=lambda i: colours(i)[0]
+    )
     assert data.groups == {"b": "near", "a": "far"} and data.class_names is None
-    data.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    data.trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
     data.setup("test")
     loaders = data.test_dataloader()
     assert list(loaders) == ["b", "a"]
@@ -227,7 +264,11 @@ def pictures(n, size=(5, 4)):
 def test_kept_images_are_denormalised():
     images = pictures(6)
     raw = RawImages([], PREPROCESS, capacity=10)
-    raw.keep(torch.stack([PREPROCESS(i) for i in images]), torch.arange(6) * 10, torch.tensor([1, 0, 1, 1, 0, 1]).bool())
+    raw.keep(
+        torch.stack([PREPROCESS(i) for i in images]),
+        torch.arange(6) * 10,
+        torch.tensor([1, 0, 1, 1, 0, 1]).bool(),
+    )
     assert all(np.array_equal(raw[10 * i], images[i]) for i in (0, 2, 3, 5))
     for place in (10, 40, 1):
         with pytest.raises(KeyError):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from small import merged
 from test_cli import ROOT
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
@@ -16,11 +17,24 @@ from ants_lightning.clip.encoder import TextEncoder
 from ants_lightning.clip.towers import encode_with_patches, gives_patches
 from ants_lightning.demo.controls import PerfectCaptions
 
-COLUMNS = ["mcm", "neglabel", "max_logit", "energy", "gl_mcm", "csp", "eoe", "adaneg", "tanl", "ens", "vsnl", "ants"]
+COLUMNS = [
+    "mcm",
+    "neglabel",
+    "max_logit",
+    "energy",
+    "gl_mcm",
+    "csp",
+    "eoe",
+    "adaneg",
+    "tanl",
+    "ens",
+    "vsnl",
+    "ants",
+]
 
 
 def make_model(**settings):
-    return ANTS(demo.CLIP, **{**demo.WORDS, **demo.SETTINGS["model"], **settings})
+    return ANTS(demo.CLIP, **merged(settings, demo.SETTINGS["model"]))
 
 
 def every():
@@ -45,7 +59,9 @@ def test_every_baseline_is_a_column_and_changes_no_other(run, small_demo):
         assert list(stream["scores"]) == COLUMNS and stream["mllm_failures"] == 0
         for score, metrics in plain["streams"][name]["scores"].items():
             assert stream["scores"][score] == pytest.approx(metrics, abs=1e-9)
-        assert len({json.dumps(metrics) for metrics in stream["scores"].values()}) == len(COLUMNS)  # no two are the same score
+        assert len({json.dumps(metrics) for metrics in stream["scores"].values()}) == len(
+            COLUMNS
+        )  # no two are the same score
     assert set(model.class_names) <= set(mllm.texts) and model.baselines["eoe"].outlier_text.shape[0] > 20
     assert results["settings"]["adaneg"]["length"] >= 1 and results["settings"]["tanl"]["labels"] == 20
 
@@ -55,19 +71,23 @@ def test_energy_and_max_logit_are_those_of_the_batch():
     model.setup("predict")
     model.prepare()
     images = torch.rand(5, 3, 64, 64)
-    logits = (model.encode(images)[0] @ model.id_text.T / model.hparams["temperature"]).double()
+    logits = (model.encode(images)[0] @ model.spaces.id_text.T / model.hparams["temperature"]).double()
     scores = model(images)["scores"]
     torch.testing.assert_close(scores["max_logit"].double(), -logits.max(1).values, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scores["energy"], -logits.exp().sum(1).log(), rtol=1e-5, atol=1e-5)
 
 
 def test_without_an_mllm_the_columns_are_those_that_need_none(run, small_demo, tmp_path):
-    memory, report = NegativeMemory(None, refresh_every=2), Report()
+    memory, report = NegativeMemory(schedule={"every": 2}), Report()
     model = make_model(baselines=[AdaNeg(), TANL(labels=20), EOE()])
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[memory, report],
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[memory, report],
         default_root_dir=tmp_path,
-    )  # fmt: skip
+    )
     trainer.test(model, small_demo, verbose=False)
     for stream in report.results["streams"].values():
         assert list(stream["scores"]) == ["mcm", "neglabel", "adaneg", "tanl", "eoe"]
@@ -81,7 +101,10 @@ def test_a_baseline_forgets_the_stream_before(run, small_demo):
 
     alone = copy.copy(small_demo)
     alone.ood_sets = {"scenes": small_demo.ood_sets["scenes"]}
-    both = [run(data=data, model=make_model(baselines=[AdaNeg(), TANL(labels=20)]))[2] for data in (small_demo, alone)]
+    both = [
+        run(data=data, model=make_model(baselines=[AdaNeg(), TANL(labels=20)]))[2]
+        for data in (small_demo, alone)
+    ]
     for name in ("adaneg", "tanl"):
         found, expected = (results["streams"]["scenes"]["scores"][name] for results in both)
         assert found == pytest.approx(expected)
@@ -92,21 +115,42 @@ def test_settings_of_a_run_tell_lists_weights_precision_and_the_arguments_of_bas
         return run(mllm, model=model)[2]["settings"]
 
     one = told(make_model(baselines=[AdaNeg(length=3), TANL(20), MaxLogit()]))
-    assert one["model"]["nouns"].startswith(f"{len(demo.WORDS['nouns'])} (sha256 ")
+    assert one["model"]["negatives"]["nouns"].startswith(f"{len(demo.WORDS['nouns'])} (sha256 ")
     assert one["model"]["class_names"].startswith("24 (sha256 ") and one["model"]["precision"] == "32-true"
     assert one["adaneg"] == {
-        "length": 3, "threshold": 0.5, "gap": 0.5, "sharpness": 5.5, "text_weight": 0.1, "num_groups": 5,
-    }  # fmt: skip
-    assert one["tanl"]["labels"] == 20 and set(one["tanl"]) == {"labels", "queue", "gap", "history", "step", "seed"}
+        "length": 3,
+        "gamma": 0.5,
+        "gap": 0.5,
+        "sharpness": 5.5,
+        "text_weight": 0.1,
+        "num_groups": 5,
+    }
+    assert one["tanl"]["labels"] == 20 and set(one["tanl"]) == {
+        "labels",
+        "queue",
+        "gap",
+        "history",
+        "step",
+        "seed",
+    }
     assert one["max_logit"] == {} and one["mllm"]["class"] == "PerfectCaptions"
     (tmp_path / "words.txt").write_text("\n".join(demo.WORDS["nouns"]))
-    other = make_model(nouns=str(tmp_path / "words.txt"), adjectives=["round", *demo.WORDS["adjectives"][1:]])
+    other = make_model(
+        negatives={
+            "nouns": str(tmp_path / "words.txt"),
+            "adjectives": ["round", *demo.WORDS["adjectives"][1:]],
+        }
+    )
     with torch.no_grad():
         other.clip.logit_scale.mul_(1.5)
         other.clip.visual.attnpool.c_proj.bias.add_(1.0)
     two = told(other)["model"]
     unlike = {name for name in two if two[name] != one["model"][name]}
-    assert unlike == {"adjectives", "weights"}  # the words of a file are those of a list
+    negatives = two["negatives"], one["model"]["negatives"]
+    assert unlike == {"negatives", "weights"}
+    assert {name for name in negatives[0] if negatives[0][name] != negatives[1][name]} == {
+        "adjectives"
+    }  # the words of a file are those of a list
 
 
 class Named(Baseline):
@@ -167,7 +211,7 @@ def test_patch_features_are_the_value_path_of_the_last_attention(name):
 
 def test_towers_without_patches_are_refused(monkeypatch):
     assert not gives_patches(open_clip.create_model("ViT-B-16-SigLIP", pretrained=None).visual)
-    monkeypatch.setattr("ants_lightning.detector.gives_patches", lambda visual: False)
+    monkeypatch.setattr("ants_lightning.baselines.base.gives_patches", lambda visual: False)
     with pytest.raises(ValueError, match="gl_mcm needs patch features, and ModifiedResNet gives none"):
         make_model(baselines=[GLMCM()])
 
@@ -175,24 +219,28 @@ def test_towers_without_patches_are_refused(monkeypatch):
 def test_label_bank_of_a_run_is_read_edited_and_used(run, tmp_path):
     _, model, results = run()
     lines = (tmp_path / "labels.txt").read_text("utf-8").splitlines()
-    assert lines == model.neglabel.labels
-    again = run(model=make_model(label_bank=str(tmp_path), nouns=[], adjectives=[]))[2]
+    assert lines == model.spaces.neglabel.labels
+    again = run(model=make_model(negatives={"bank": str(tmp_path), "nouns": [], "adjectives": []}))[2]
     for name, stream in results["streams"].items():
         assert again["streams"][name]["scores"]["neglabel"] == stream["scores"]["neglabel"]
     (tmp_path / "bank").mkdir()
     (tmp_path / "bank" / "labels.txt").write_text("\n".join([*lines[3:], "the nice sailor."]), "utf-8")
-    edited = make_model(label_bank=str(tmp_path / "bank"), class_names=["star"])
+    edited = make_model(negatives={"bank": str(tmp_path / "bank")}, class_names=["star"])
     edited.setup("test")
     edited.prepare()
-    assert edited.neglabel.labels == [*lines[3:], "the nice sailor."]
-    torch.testing.assert_close(edited.neglabel.features[:-1], model.neglabel.features[3:], rtol=1e-5, atol=1e-6)
+    assert edited.spaces.neglabel.labels == [*lines[3:], "the nice sailor."]
+    torch.testing.assert_close(
+        edited.spaces.neglabel.features[:-1], model.spaces.neglabel.features[3:], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_second_run_encodes_no_text(run, tmp_path, monkeypatch):
     results = run(model=make_model(text_cache=str(tmp_path / "texts")))[2]
     encoded = []
     encode = TextEncoder._encode
-    monkeypatch.setattr(TextEncoder, "_encode", lambda self, texts: encoded.extend(texts) or encode(self, texts))
+    monkeypatch.setattr(
+        TextEncoder, "_encode", lambda self, texts: encoded.extend(texts) or encode(self, texts)
+    )
     again = run(model=make_model(text_cache=str(tmp_path / "texts")))[2]
     assert encoded == [] and again["streams"]["scenes"]["scores"] == results["streams"]["scenes"]["scores"]
     run(model=make_model(text_cache=str(tmp_path / "others")))
@@ -200,9 +248,11 @@ def test_a_second_run_encodes_no_text(run, tmp_path, monkeypatch):
 
 
 def test_wordnet_is_a_word_list(tmp_path):
-    model = make_model(class_names=["star"], nouns="wordnet", adjectives="wordnet", keep=40)
+    model = make_model(
+        class_names=["star"], negatives={"nouns": "wordnet", "adjectives": "wordnet", "keep": 40}
+    )
     model.setup("test")
-    assert len(model.nouns) + len(model.adjectives) > 70_000 and "star" in model.nouns
+    assert len(model.vocabulary) > 70_000 and "star" in model.vocabulary.nouns
 
 
 def test_a_stream_of_several_sets_has_scores_of_each(run, small_demo):
@@ -232,11 +282,15 @@ def test_an_image_whose_patches_are_not_finite_is_left_out(monkeypatch):
         patches[1, 2, 0] = torch.inf
         return features, patches
 
-    monkeypatch.setattr("ants_lightning.detector.encode_with_patches", poisoned)
+    monkeypatch.setattr("ants_lightning.clip.towers.encode_with_patches", poisoned)
     model = ANTS(demo.CLIP, pretrained=None, class_names=["star", "ring"], baselines=[GLMCM()])
     model.setup("predict")
     model.prepare()
     images = torch.stack([model.preprocess(image) for image, _ in demo.DrawnImages(["star"], 3, 0)])
     out = model.predict_step({"image": images, "index": torch.tensor([7, 8, 9])}, 0)
-    assert out["index"].tolist() == [7, 9] and out["scores"]["gl_mcm"].shape == (2,) and out["scores"]["gl_mcm"].isfinite().all()
+    assert (
+        out["index"].tolist() == [7, 9]
+        and out["scores"]["gl_mcm"].shape == (2,)
+        and out["scores"]["gl_mcm"].isfinite().all()
+    )
     assert out["lost"] == [{"index": 8, "label": -1, "path": "", "why": "NaN or Inf features"}]

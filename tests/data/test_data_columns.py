@@ -10,7 +10,16 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from ants_lightning.data.columns import NO_LABEL, id_label, knows_paths, label_of, path_of, size_of, told_labels, whole
+from ants_lightning.data.columns import (
+    NO_LABEL,
+    id_label,
+    knows_paths,
+    label_of,
+    path_of,
+    size_of,
+    told_labels,
+    whole,
+)
 
 PATHS, LABELS = ["a/0.png", "a/1.png", "a/2.png", "a/3.png"], [3, 0, 2, 1]
 SHUFFLED = [2, 0, 3, 1]  # an index that is not 0, 1, 2, …
@@ -35,9 +44,12 @@ FORMS = {
     "lists": dict(paths=PATHS, labels=LABELS),
     "tuples": dict(paths=tuple(PATHS), targets=tuple(LABELS)),
     "series": dict(paths=pd.Series(PATHS, index=SHUFFLED), labels=pd.Series(LABELS, index=SHUFFLED)),
-    "filtered series": dict(paths=pd.Series(PATHS, index=[5, 7, 8, 9]), targets=pd.Series(LABELS, index=[5, 7, 8, 9])),
+    "filtered series": dict(
+        paths=pd.Series(PATHS, index=[5, 7, 8, 9]), targets=pd.Series(LABELS, index=[5, 7, 8, 9])
+    ),
     "named series": dict(
-        paths=pd.Series(PATHS, index=list("wxyz")), targets=pd.Series(LABELS, index=list("wxyz"), dtype="category")
+        paths=pd.Series(PATHS, index=list("wxyz")),
+        targets=pd.Series(LABELS, index=list("wxyz"), dtype="category"),
     ),
     "arrays": dict(paths=np.array(PATHS), labels=np.array(LABELS, dtype=np.uint8)),
     "objects": dict(paths=np.array(PATHS, dtype=object), labels=np.array(LABELS, dtype=object)),
@@ -48,19 +60,27 @@ FORMS = {
     "array of samples": dict(samples=np.array(rows(tuple), dtype=object)),
     "imgs": dict(imgs=rows(tuple), labels=LABELS),
     "columns of another length first": dict(paths=PATHS[:3], samples=rows(tuple), labels=LABELS * 2),
-    "names of other things first": dict(paths="folder", imgs=dict(enumerate(PATHS)), samples=rows(tuple), labels=5),
-}  # fmt: skip
+    "names of other things first": dict(
+        paths="folder", imgs=dict(enumerate(PATHS)), samples=rows(tuple), labels=5
+    ),
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_columns_are_taken_by_position_whatever_they_are(form):
     data = Own(**FORMS[form])
-    part, chain = Subset(Subset(data, [3, 1, 0]), np.array([0, 2])), ConcatDataset([data, Subset(data, torch.tensor([2])), data])
+    part, chain = (
+        Subset(Subset(data, [3, 1, 0]), np.array([0, 2])),
+        ConcatDataset([data, Subset(data, torch.tensor([2])), data]),
+    )
     for found, order in ((data, [0, 1, 2, 3]), (part, [3, 0]), (chain, [0, 1, 2, 3, 2, 0, 1, 2, 3])):
         assert knows_paths(found)
         assert [path_of(found, i) for i in range(len(found))] == [PATHS[i] for i in order]
         assert [label_of(found, i) for i in range(len(found))] == [LABELS[i] for i in order]
-        assert told_labels(found).tolist() == [LABELS[i] for i in order] and told_labels(found).dtype == torch.int64
+        assert (
+            told_labels(found).tolist() == [LABELS[i] for i in order]
+            and told_labels(found).dtype == torch.int64
+        )
 
 
 def test_what_is_not_told_is_not_made_up():
@@ -71,11 +91,18 @@ def test_what_is_not_told_is_not_made_up():
 
     named, empty = Own(labels=["cat", "dog", "cat", "cow"]), Own(targets=[None] * 4, paths=[None] * 4)
     for data in (Own(), Odd(), named, Own(samples=PATHS), empty):
-        assert (path_of(data, 1), label_of(data, 1), told_labels(data)) == (PATHS[1] if hasattr(data, "samples") else "", -1, None)
+        assert (path_of(data, 1), label_of(data, 1), told_labels(data)) == (
+            PATHS[1] if hasattr(data, "samples") else "",
+            -1,
+            None,
+        )
     partly = Own(labels=[1, float("nan"), None, 2])
     assert told_labels(partly).tolist() == [1, NO_LABEL, NO_LABEL, 2] and label_of(partly, 1) == -1
     assert told_labels(ConcatDataset([partly, Own()])) is None
-    assert not knows_paths(Subset(Own(), [1])) and path_of(ConcatDataset([Own(), Own(paths=PATHS)]), 5) == PATHS[1]
+    assert (
+        not knows_paths(Subset(Own(), [1]))
+        and path_of(ConcatDataset([Own(), Own(paths=PATHS)]), 5) == PATHS[1]
+    )
 
 
 def test_labels_that_are_changed_on_the_way_are_told_as_they_come_out_or_not_at_all():
@@ -89,25 +116,50 @@ def test_labels_that_are_changed_on_the_way_are_told_as_they_come_out_or_not_at_
 
     data = Own(targets=LABELS, target_transform=lambda label: 10 + label)
     assert told_labels(data).tolist() == [13, 10, 12, 11] and label_of(data, 2) == 12
-    assert told_labels(Turned(Own(labels=LABELS), [0, 1])) is None and label_of(Turned(Own(labels=LABELS), [0, 1]), 0) == -1
+    assert (
+        told_labels(Turned(Own(labels=LABELS), [0, 1])) is None
+        and label_of(Turned(Own(labels=LABELS), [0, 1]), 0) == -1
+    )
     assert path_of(Turned(Own(paths=PATHS), [2]), 0) == PATHS[2]
 
 
 @pytest.mark.parametrize(
     ("value", "number"),
     [
-        (3, 3), (-2, -2), (3.0, 3), (np.int64(4), 4), (np.float32(4), 4), (np.array([5]), 5), (torch.tensor(6), 6),
+        (3, 3),
+        (-2, -2),
+        (3.0, 3),
+        (np.int64(4), 4),
+        (np.float32(4), 4),
+        (np.array([5]), 5),
+        (torch.tensor(6), 6),
         (torch.tensor([6.0]), 6),
-        (True, None), (np.True_, None), (torch.tensor(True), None), (2.5, None), (float("nan"), None), (float("inf"), None),
-        (1e300, None), (2**70, None), ("3", None), (b"3", None), (None, None), ({"boxes": 1}, None), ([1, 2], None),
+        (True, None),
+        (np.True_, None),
+        (torch.tensor(True), None),
+        (2.5, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (1e300, None),
+        (2**70, None),
+        ("3", None),
+        (b"3", None),
+        (None, None),
+        ({"boxes": 1}, None),
+        ([1, 2], None),
         ([[1], [2, 3]], None),
-        (np.zeros(0), None), (torch.zeros(3), None), (1 + 2j, None), (SimpleNamespace(), None),
+        (np.zeros(0), None),
+        (torch.zeros(3), None),
+        (1 + 2j, None),
+        (SimpleNamespace(), None),
     ],
-)  # fmt: skip
+)
 def test_a_label_is_a_whole_number_or_none(value, number):
     assert whole(value) == number and type(whole(value)) in (int, type(None))
     if number is None:
-        with pytest.raises(ValueError, match=r"image 7 of the ID set \(Own\) has the label .*must be a number 0…C-1"):
+        with pytest.raises(
+            ValueError, match=r"image 7 of the ID set \(Own\) has the label .*must be a number 0…C-1"
+        ):
             id_label(value, 7, Own())
     elif number < 0:
         with pytest.raises(ValueError, match=r"image 7 of the ID set .* negative label -2"):

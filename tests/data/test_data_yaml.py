@@ -19,7 +19,10 @@ from ants_lightning.data import HFDataset
 def drawings():
     """Eight drawings of each kind."""
     known = demo.DrawnImages(["circle", "square"], 40, 5)
-    of = {name: [known[i][0] for i in range(40) if known[i][1] == label][:8] for label, name in enumerate(known.classes)}
+    of = {
+        name: [known[i][0] for i in range(40) if known[i][1] == label][:8]
+        for label, name in enumerate(known.classes)
+    }
     for i, name in enumerate(("oval", "octagon")):
         other = demo.DrawnImages([name], 8, 6 + i)
         of[name] = [other[j][0] for j in range(8)]
@@ -30,7 +33,12 @@ def drawings():
 @pytest.fixture
 def folders(tmp_path, drawings):
     """The drawings as folders of classes: `id/0_circle`, `id/1_square`, `near/oval`, `far/octagon`."""
-    for name, place in {"circle": "id/0_circle", "square": "id/1_square", "oval": "near/oval", "octagon": "far/octagon"}.items():
+    for name, place in {
+        "circle": "id/0_circle",
+        "square": "id/1_square",
+        "oval": "near/oval",
+        "octagon": "far/octagon",
+    }.items():
         (tmp_path / place).mkdir(parents=True)
         for i, image in enumerate(drawings[name]):
             image.save(tmp_path / place / f"{i}.png")
@@ -45,12 +53,16 @@ def run(tmp_path):
     def run(data, *more):
         config = {
             "trainer": {
-                "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+                "accelerator": "cpu",
+                "logger": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
                 "default_root_dir": str(tmp_path / "run"),
             },
-            "model": {"model": demo.CLIP, "pretrained": None, **demo.SETTINGS["model"], **demo.WORDS},
-            "data": data, "verbose": False,
-        }  # fmt: skip
+            "model": {"model": demo.CLIP, "pretrained": None, **demo.SETTINGS["model"]},
+            "data": data,
+            "verbose": False,
+        }
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
         main(["test", "--config", str(tmp_path / "run.yaml"), *more])
         return json.loads((tmp_path / "run/results.json").read_text())["streams"]
@@ -67,22 +79,32 @@ def module(folders, **more):
         "class_path": "ants_lightning.data.OODDataModule",
         "init_args": {
             "id_set": folder(folders / "id"),
-            "near": {"oval": folder(folders / "near")}, "far": {"octagon": folder(folders / "far")},
-            "batch_size": 8, "num_workers": 0, **more,
+            "near": {"oval": folder(folders / "near")},
+            "far": {"octagon": folder(folders / "far")},
+            "batch_size": 8,
+            "num_workers": 0,
+            **more,
         },
-    }  # fmt: skip
+    }
 
 
 def test_image_folders_with_class_names_from_a_file(run, folders):
     streams = run(module(folders, class_names=str(folders / "names.txt")))
     assert {name: (s["group"], s["n_id"], s["n_ood"]) for name, s in streams.items()} == {
-        "oval": ("near", 16, 8), "octagon": ("far", 16, 8),
-    }  # fmt: skip
+        "oval": ("near", 16, 8),
+        "octagon": ("far", 16, 8),
+    }
     assert streams["oval"]["id_accuracy"] > 0.7  # names and labels belong together
 
 
 def test_class_names_in_the_yaml_and_streams_of_several_sets(run, folders):
-    settings = {"order": "blocks", "ood_share": 0.5, "size": 20, "mix": {"all": ["octagon", "oval"]}, "seed": 3}
+    settings = {
+        "order": "blocks",
+        "ood_share": 0.5,
+        "size": 20,
+        "mix": {"all": ["octagon", "oval"]},
+        "seed": 3,
+    }
     streams = run(module(folders, class_names=["circle", "square"], **settings))
     assert list(streams) == ["all"] and streams["all"]["group"] == "mixed"
     assert (streams["all"]["n_id"], streams["all"]["n_ood"]) == (10, 10)
@@ -91,7 +113,9 @@ def test_class_names_in_the_yaml_and_streams_of_several_sets(run, folders):
 def test_options_of_streams_on_the_command_line(run, folders):
     data = module(folders, class_names=["circle", "square"])
     streams = run(data, "--data.size", "9", "--data.mix", '{"both": ["oval", "octagon"]}')
-    assert {name: (s["n_id"], s["n_ood"]) for name, s in streams.items()} == {"both": (5, 4)}  # 4.5 and 4.5: the first
+    assert {name: (s["n_id"], s["n_ood"]) for name, s in streams.items()} == {
+        "both": (5, 4)
+    }  # 4.5 and 4.5: the first
 
 
 def test_a_bad_stream_and_a_missing_file_stop_the_run_before_it_starts(run, folders, tmp_path):
@@ -113,14 +137,20 @@ def saved(tmp_path, drawings):
     """A data set saved to disk, images of other modes among them, and one of two splits."""
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
-        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["circle", "square"]), "number": datasets.Value("int64")}
+        {
+            "picture": datasets.Image(),
+            "kind": datasets.ClassLabel(names=["circle", "square"]),
+            "number": datasets.Value("int64"),
+        }
     )
     images = [*drawings["circle"], *drawings["square"]]
     images[0] = images[0].convert("L")
     rows = {"picture": images, "kind": [0] * 8 + [1] * 8, "number": list(range(16))}
     single = datasets.Dataset.from_dict(rows, features=features)
     single.save_to_disk(str(tmp_path / "single"))
-    datasets.DatasetDict({"test": single, "train": single.select(range(3))}).save_to_disk(str(tmp_path / "splits"))
+    datasets.DatasetDict({"test": single, "train": single.select(range(3))}).save_to_disk(
+        str(tmp_path / "splits")
+    )
     return tmp_path
 
 
@@ -133,8 +163,9 @@ def test_hugging_face_sets_with_class_names_of_their_own(run, saved, folders, mo
     data["init_args"]["far"] = {"octagon": hf(folders / "far", split="train", label=None)}
     streams = run(data)
     assert {name: (s["group"], s["n_id"], s["n_ood"]) for name, s in streams.items()} == {
-        "oval": ("near", 16, 8), "octagon": ("far", 16, 8),
-    }  # fmt: skip
+        "oval": ("near", 16, 8),
+        "octagon": ("far", 16, 8),
+    }
     assert streams["oval"]["id_accuracy"] > 0.7
 
 
@@ -155,8 +186,9 @@ def test_hf_dataset_by_itself(saved, folders, drawings, monkeypatch):
     assert images.classes == ["0_circle", "1_square"] and len(images) == 16 and images[15][1] == 1
     for arguments, match in (
         ({"image": "picture", "label": "kinds"}, r"no column 'kinds': \['picture', 'kind', 'number'\]"),
-        ({}, "no column 'image'"), ({"split": "dev", "image": "picture"}, r"no split 'dev': \['test', 'train'\]"),
-    ):  # fmt: skip
+        ({}, "no column 'image'"),
+        ({"split": "dev", "image": "picture"}, r"no split 'dev': \['test', 'train'\]"),
+    ):
         with pytest.raises(ValueError, match=match):
             HFDataset(splits, **arguments)
 
@@ -177,15 +209,24 @@ def test_openood_lists(run, tmp_path, drawings):
         with (lists / f"test_{'id' if label >= 0 else name}.txt").open("a") as file:
             file.writelines(f"{name}/{i}.png {label}\n" for i in range(8))
     init = {
-        "root": str(tmp_path / "root"), "id_lists": ["benchmark_imglist/shapes/test_id.txt"], "class_names": ["circle", "square"],
-        "near": {"oval": "benchmark_imglist/shapes/test_oval.txt"}, "far": {"octagon": "octagon"},
-        "num_workers": 0, "order": "id_first", "mix": {"all": ["oval", "octagon"]},
-    }  # fmt: skip
+        "root": str(tmp_path / "root"),
+        "id_lists": ["benchmark_imglist/shapes/test_id.txt"],
+        "class_names": ["circle", "square"],
+        "near": {"oval": "benchmark_imglist/shapes/test_oval.txt"},
+        "far": {"octagon": "octagon"},
+        "num_workers": 0,
+        "order": "id_first",
+        "mix": {"all": ["oval", "octagon"]},
+    }
     streams = run({"class_path": "ants_lightning.data.OpenOODDataModule", "init_args": init})
-    assert {name: (s["group"], s["n_id"], s["n_ood"]) for name, s in streams.items()} == {"all": ("mixed", 16, 16)}
+    assert {name: (s["group"], s["n_id"], s["n_ood"]) for name, s in streams.items()} == {
+        "all": ("mixed", 16, 16)
+    }
     assert streams["all"]["id_accuracy"] > 0.7
     (tmp_path / "root/images_classic/oval/3.png").unlink()
-    with pytest.raises(ValueError, match=r"1 of 8 images missing, first images_classic/oval/3\.png"):  # jsonargparse makes it one
+    with pytest.raises(
+        ValueError, match=r"1 of 8 images missing, first images_classic/oval/3\.png"
+    ):  # jsonargparse makes it one
         run({"class_path": "ants_lightning.data.OpenOODDataModule", "init_args": init})
 
 
@@ -197,11 +238,17 @@ def test_the_streams_are_those_of_the_seed(folders):
     near = {"oval": ImageFolder(folders / "near")}
     data = OODDataModule(ImageFolder(folders / "id"), near, transform=lambda image: image, seed=4)
     data.setup("test")
-    assert torch.equal(data.streams["oval"].order, torch.randperm(24, generator=torch.Generator().manual_seed(4)))
-    assert data.class_names == ["0 circle", "1 square"] and isinstance(data.streams["oval"][0]["image"], Image.Image)
+    assert torch.equal(
+        data.streams["oval"].order, torch.randperm(24, generator=torch.Generator().manual_seed(4))
+    )
+    assert data.class_names == ["0 circle", "1 square"] and isinstance(
+        data.streams["oval"][0]["image"], Image.Image
+    )
 
 
-BLOCKS = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs/data.md").read_text("utf-8"), re.DOTALL)
+BLOCKS = re.findall(
+    r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs/data.md").read_text("utf-8"), re.DOTALL
+)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[str(i) for i in range(len(BLOCKS))])

@@ -7,6 +7,7 @@ import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small import merged
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
 from ants_lightning.cli import Trainer, main
@@ -20,15 +21,23 @@ from ants_lightning.demo.shapes import ID_CLASSES
 
 
 def make_data(features=None, seed=7, **settings):
-    drawn = [demo.DrawnImages(names, 48, 70 + i) for i, names in enumerate((ID_CLASSES, list(TEXTURES), SCENES))]
+    drawn = [
+        demo.DrawnImages(names, 48, 70 + i) for i, names in enumerate((ID_CLASSES, list(TEXTURES), SCENES))
+    ]
     return OODDataModule(
-        drawn[0], near={"tex/tures": drawn[1]}, far={"scenes": drawn[2]}, batch_size=16, num_workers=0, seed=seed,
-        features=None if features is None else str(features), **settings,
-    )  # fmt: skip
+        drawn[0],
+        near={"tex/tures": drawn[1]},
+        far={"scenes": drawn[2]},
+        batch_size=16,
+        num_workers=0,
+        seed=seed,
+        features=None if features is None else str(features),
+        **settings,
+    )
 
 
 def make_model(**settings):
-    return ANTS(demo.CLIP, **demo.WORDS, **{**demo.SETTINGS["model"], **settings})
+    return ANTS(demo.CLIP, **merged(settings, demo.SETTINGS["model"]))
 
 
 QUIET = dict(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
@@ -36,10 +45,10 @@ QUIET = dict(accelerator="cpu", logger=False, enable_progress_bar=False, enable_
 
 def adapt(data, root, model=None, mllm=True, **quiet):
     model, report = model or make_model(), Report()
-    memory = NegativeMemory(
-        PerfectCaptions(data) if mllm else None, refresh_every=2, min_images=16, delta=0.5, ens_size=50, record=None
+    memory = NegativeMemory(PerfectCaptions(data) if mllm else None, **merged({"record": None}))
+    L.Trainer(**{**QUIET, **quiet}, callbacks=[memory, report], default_root_dir=root).test(
+        model, data, verbose=False
     )
-    L.Trainer(**{**QUIET, **quiet}, callbacks=[memory, report], default_root_dir=root).test(model, data, verbose=False)
     return memory, model, report.results
 
 
@@ -59,13 +68,18 @@ def flat(results):
     }
 
 
-@pytest.mark.parametrize("settings", [{}, {"mix": {"all": ["tex/tures", "scenes"]}, "order": "blocks", "ood_share": 0.4}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"mix": {"all": ["tex/tures", "scenes"]}, "order": "blocks", "ood_share": 0.4}]
+)
 def test_a_run_from_features_equals_the_run_from_images(folder, tmp_path, settings):
     memory, model, results = adapt(make_data(**settings), tmp_path)
     cached_memory, cached_model, cached = adapt(make_data(folder, **settings), tmp_path)
     assert flat(cached) == pytest.approx(flat(results), abs=1e-6)
-    assert cached_model.ens.labels == model.ens.labels and cached_model.vsnl.labels == model.vsnl.labels
-    assert cached_memory.evidence.history == pytest.approx(memory.evidence.history, abs=1e-6)
+    assert (
+        cached_model.spaces.ens.labels == model.spaces.ens.labels
+        and cached_model.spaces.vsnl.labels == model.spaces.vsnl.labels
+    )
+    assert cached_memory.bank.history == pytest.approx(memory.bank.history, abs=1e-6)
     for stream, of in cached["streams"].items():  # the MLLM was shown the images
         assert of["mllm_calls"] == results["streams"][stream]["mllm_calls"] > 0 == of["mllm_failures"]
         assert of["stream"] == results["streams"][stream]["stream"]
@@ -83,7 +97,10 @@ def test_features_are_those_of_the_tower_in_the_order_of_the_set(folder):
 def test_batches_of_features_are_worked_out_by_hand():
     sets = [demo.DrawnImages(names, n, 1) for names, n in ((ID_CLASSES, 5), (SCENES, 3), (list(TEXTURES), 4))]
     stream = MixedStream(sets[0], {"a": sets[1], "b": sets[2]}, transform=None, seed=3)
-    cached = [{"features": 100.0 * k + torch.arange(n)[:, None], "label": 10 + torch.arange(n)} for k, n in enumerate((5, 3, 4))]
+    cached = [
+        {"features": 100.0 * k + torch.arange(n)[:, None], "label": 10 + torch.arange(n)}
+        for k, n in enumerate((5, 3, 4))
+    ]
     batch = FeatureStream(stream, cached).__getitems__(list(range(12)))
     starts, expected = [0, 5, 8], []
     for place in stream.order.tolist():
@@ -91,7 +108,9 @@ def test_batches_of_features_are_worked_out_by_hand():
         row = place - starts[k]
         expected.append((100.0 * k + row, -k if k else 10 + row))
     assert batch["features"][:, 0].tolist() == [value for value, _ in expected]
-    assert batch["label"].tolist() == [label for _, label in expected] and batch["index"].tolist() == list(range(12))
+    assert batch["label"].tolist() == [label for _, label in expected] and batch["index"].tolist() == list(
+        range(12)
+    )
 
 
 def test_encoding_twice_encodes_once(folder, monkeypatch):
@@ -105,7 +124,9 @@ def test_encoding_twice_encodes_once(folder, monkeypatch):
 
 
 def test_what_was_encoded_otherwise_is_refused_all_at_once(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"id is not in .*; ood tex/tures is not in .*; ood scenes .*ants-lightning encode"):
+    with pytest.raises(
+        ValueError, match=r"id is not in .*; ood tex/tures is not in .*; ood scenes .*ants-lightning encode"
+    ):
         adapt(make_data(tmp_path / "none"), tmp_path)
     model = make_model()
     model.clip.visual.attnpool.c_proj.bias.data += 0.1
@@ -139,18 +160,37 @@ def test_the_command_encodes_and_tests(tmp_path, monkeypatch):
 
     monkeypatch.chdir(ROOT)
     words = [
-        "--config", "configs/demo.yaml", "--data.n_id", "40", "--data.n_ood", "40", "--data.batch_size", "16", "--data.features",
+        "--config",
+        "configs/demo.yaml",
+        "--data.n_id",
+        "40",
+        "--data.n_ood",
+        "40",
+        "--data.batch_size",
+        "16",
+        "--data.features",
         str(tmp_path / "features"),
-        "--trainer.default_root_dir", str(tmp_path), "--trainer.callbacks.min_images", "64",
-        "--trainer.enable_progress_bar", "false",
-    ]  # fmt: skip
+        "--trainer.default_root_dir",
+        str(tmp_path),
+        "--memory.schedule.min_images",
+        "64",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
     main(["encode", *words])
     assert sorted(path.name for path in (tmp_path / "features").iterdir()) == [
-        "id.safetensors", "index.json", "ood%20lookalikes.safetensors", "ood%20scenes.safetensors", "ood%20textures.safetensors",
-    ]  # fmt: skip
+        "id.safetensors",
+        "index.json",
+        "ood%20lookalikes.safetensors",
+        "ood%20scenes.safetensors",
+        "ood%20textures.safetensors",
+    ]
     main(["test", *words])
     results = json.loads((tmp_path / "results.json").read_text())
-    assert all(stream["n_id"] == stream["n_ood"] == 40 and stream["mllm_calls"] > 0 for stream in results["streams"].values())
+    assert all(
+        stream["n_id"] == stream["n_ood"] == 40 and stream["mllm_calls"] > 0
+        for stream in results["streams"].values()
+    )
 
 
 def test_only_our_data_module_with_a_folder_is_encoded():
@@ -163,7 +203,9 @@ def test_only_our_data_module_with_a_folder_is_encoded():
 def told(folder, data=None):
     """ID accuracy of a run from features, and the labels that it had."""
     model = make_model()
-    L.Trainer(**QUIET, callbacks=[Report()], default_root_dir=folder.parent / "run").test(model, data, verbose=False)
+    L.Trainer(**QUIET, callbacks=[Report()], default_root_dir=folder.parent / "run").test(
+        model, data, verbose=False
+    )
     return model.results["scenes"]["id_accuracy"]
 
 
@@ -183,7 +225,9 @@ def test_labels_that_were_corrected_after_encoding_count(copy):
         told(copy, data)
     data.id_set.labels = demo.DrawnImages(ID_CLASSES, 48, 70).labels
     data.id_set.labels[30] = float("nan")  # no image that is looked at
-    with pytest.raises(ValueError, match=r"id: label of image 30 is no whole number: it must be a number 0…C-1"):
+    with pytest.raises(
+        ValueError, match=r"id: label of image 30 is no whole number: it must be a number 0…C-1"
+    ):
         told(copy, data)
     data.id_set.labels[30] = -1
     with pytest.raises(ValueError, match="id: label of image 30 is -1"):
@@ -221,7 +265,10 @@ def test_labels_that_are_not_told_are_compared_where_images_are_looked_at(tmp_pa
     told(tmp_path / "features", data)
     first = data.id_set[0][1]
     data.id_set.change = lambda label: (label + 3) % len(ID_CLASSES)
-    with pytest.raises(ValueError, match=rf"id: label of image 0 was {first} when it was encoded, now {data.id_set[0][1]}: run"):
+    with pytest.raises(
+        ValueError,
+        match=rf"id: label of image 0 was {first} when it was encoded, now {data.id_set[0][1]}: run",
+    ):
         told(tmp_path / "features", data)
     Trainer(**QUIET).encode(make_model(), data)  # encodes it anew
     told(tmp_path / "features", data)
@@ -252,7 +299,10 @@ def swap(folder):
 def rewrite(name, change):
     def do(folder):
         columns = load_file(folder / f"{name}.safetensors")
-        save_file({key: column.contiguous() for key, column in change(columns).items()}, folder / f"{name}.safetensors")
+        save_file(
+            {key: column.contiguous() for key, column in change(columns).items()},
+            folder / f"{name}.safetensors",
+        )
 
     return do
 
@@ -263,17 +313,27 @@ def tear(name, keep):
 
 DAMAGE = {
     "swapped": (swap, "ood%20scenes.safetensors does not hold what was encoded"),
-    "shifted": (rewrite("id", lambda c: {**c, "features": c["features"].roll(1, 0)}), "id.safetensors does not hold"),
+    "shifted": (
+        rewrite("id", lambda c: {**c, "features": c["features"].roll(1, 0)}),
+        "id.safetensors does not hold",
+    ),
     "scaled": (rewrite("id", lambda c: {**c, "features": c["features"] * 3}), "id.safetensors does not hold"),
     "one bit": (
-        rewrite("id", lambda c: {**c, "features": c["features"].nextafter(torch.tensor(1.0))}), "id.safetensors does not hold"
+        rewrite("id", lambda c: {**c, "features": c["features"].nextafter(torch.tensor(1.0))}),
+        "id.safetensors does not hold",
     ),
     "labels": (rewrite("id", lambda c: {**c, "label": c["label"].flip(0)}), "id.safetensors does not hold"),
-    "half": (rewrite("ood%20scenes", lambda c: {k: v[:24] for k, v in c.items()}), "ood%20scenes.safetensors does not hold"),
-    "no column": (rewrite("ood%20scenes", lambda c: {"label": c["label"]}), "ood%20scenes.safetensors does not hold"),
+    "half": (
+        rewrite("ood%20scenes", lambda c: {k: v[:24] for k, v in c.items()}),
+        "ood%20scenes.safetensors does not hold",
+    ),
+    "no column": (
+        rewrite("ood%20scenes", lambda c: {"label": c["label"]}),
+        "ood%20scenes.safetensors does not hold",
+    ),
     "torn": (tear("ood%20scenes.safetensors", 3000), "ood%20scenes.safetensors cannot be read"),
     "empty": (tear("id.safetensors", 0), "id.safetensors cannot be read"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -284,15 +344,26 @@ def test_a_file_that_is_not_what_was_written_is_named_and_encoded_anew(copy, dam
     with pytest.raises(ValueError, match=f"features: .*{match}.*ants-lightning encode"):
         told(copy, make_data(copy))
     again = Trainer(**QUIET).encode(make_model(), make_data(copy))
-    assert again == (["ood tex/tures", "ood scenes"] if damage == "swapped" else ["id" if "id.safe" in match else "ood scenes"])
+    assert again == (
+        ["ood tex/tures", "ood scenes"]
+        if damage == "swapped"
+        else ["id" if "id.safe" in match else "ood scenes"]
+    )
     assert told(copy, make_data(copy)) == before
 
 
-@pytest.mark.parametrize("content", ['{"made_by": "ants_lightning", "ki', "[1, 2]", '{"weight_map": {}}', "\xff", "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ['{"made_by": "ants_lightning", "ki', "[1, 2]", '{"weight_map": {}}', "\xff", "[" * 100_000]
+)
 def test_an_index_that_is_torn_or_of_others_is_named_and_stays(copy, content):
     (copy / "index.json").write_text(content, "latin-1")
-    for run in (lambda: told(copy, make_data(copy)), lambda: Trainer(**QUIET).encode(make_model(), make_data(copy))):
-        with pytest.raises(ValueError, match=r"index\.json is no index of a feature cache, or damaged .* take it away"):
+    for run in (
+        lambda: told(copy, make_data(copy)),
+        lambda: Trainer(**QUIET).encode(make_model(), make_data(copy)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"index\.json is no index of a feature cache, or damaged .* take it away"
+        ):
             run()
     assert (copy / "index.json").read_text("latin-1") == content
 
@@ -310,7 +381,9 @@ def test_files_of_others_in_the_folder_are_never_written_over(tmp_path, monkeypa
         save_file({"weight": torch.zeros(3)}, theirs)
     before = None if kind == "link" else theirs.read_bytes()
     monkeypatch.setattr(ANTS, "encode", lambda *_: pytest.fail("work was done first"))
-    with pytest.raises(ValueError, match=r"ood%20scenes\.safetensors is not of `ants-lightning encode`, and is left as it is"):
+    with pytest.raises(
+        ValueError, match=r"ood%20scenes\.safetensors is not of `ants-lightning encode`, and is left as it is"
+    ):
         Trainer(**QUIET).encode(make_model(), make_data(folder))
     assert theirs.is_symlink() if kind == "link" else theirs.read_bytes() == before
     assert sorted(path.name for path in folder.iterdir()) == [theirs.name]
@@ -326,7 +399,11 @@ def test_any_name_of_a_set_and_other_files_beside_it(tmp_path):
     assert Trainer(**QUIET).encode(make_model(), data) == ["id", *(f"ood {name}" for name in names)]
     assert Trainer(**QUIET).encode(make_model(), data) == []
     files = sorted(path.name for path in folder.iterdir())
-    assert len(files) == len(names) + 3 and (folder / "notes.txt").read_text() == "mine" and max(map(len, files)) < 200
+    assert (
+        len(files) == len(names) + 3
+        and (folder / "notes.txt").read_text() == "mine"
+        and max(map(len, files)) < 200
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_before_the_work(tmp_path, monkeypatch):

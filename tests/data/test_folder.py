@@ -33,11 +33,15 @@ def folder(tmp_path):
 
 
 def predict(data, folder, *callbacks, **settings):
-    model = ANTS(demo.CLIP, **demo.WORDS, **settings)
+    model = ANTS(demo.CLIP, negatives=demo.WORDS, **settings)
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks),
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
         default_root_dir=folder,
-    )  # fmt: skip
+    )
     return model, trainer.predict(model, data)
 
 
@@ -46,8 +50,12 @@ NAMES = ["0.png", "2.png", "4.png", "b/0torn.PNG", "b/1.png", "b/3.png", "b/5.pn
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_all_images_come_in_order_with_their_paths_and_a_torn_one_is_told(folder, tmp_path, workers):
-    _, batches = predict(FolderDataModule(str(folder), ID_CLASSES, batch_size=4, num_workers=workers), tmp_path)
-    assert [path for batch in batches for path in batch["path"]] == [str(folder / name) for name in NAMES if "torn" not in name]
+    _, batches = predict(
+        FolderDataModule(str(folder), ID_CLASSES, batch_size=4, num_workers=workers), tmp_path
+    )
+    assert [path for batch in batches for path in batch["path"]] == [
+        str(folder / name) for name in NAMES if "torn" not in name
+    ]
     assert [i for batch in batches for i in batch["index"].tolist()] == [0, 1, 2, 4, 5, 6]
     (lost,) = [lost for batch in batches for lost in batch["lost"]]
     assert (lost["index"], lost["path"]) == (3, str(folder / NAMES[3])) and "truncated" in lost["why"]
@@ -87,9 +95,9 @@ def test_the_mllm_sees_the_images_of_the_folder(tmp_path):
             return ["a yellow octagon"] * len(some)
 
     mllm = Seeing(demo.DemoDataModule(n_id=8, n_ood=8))
-    memory = NegativeMemory(mllm, refresh_every=2, min_images=4, gamma=1.0, on_failure="raise")
+    memory = NegativeMemory(mllm, {"gamma": 1.0}, schedule={"every": 2, "min_images": 4}, on_failure="raise")
     model, _ = predict(FolderDataModule(str(tmp_path / "unknown"), ID_CLASSES, 4, 0), tmp_path, memory)
-    assert mllm.shown > 0 and "a yellow octagon" in model.ens.labels
+    assert mllm.shown > 0 and "a yellow octagon" in model.spaces.ens.labels
 
 
 def test_no_folder_and_no_image_are_errors(tmp_path):
@@ -107,10 +115,18 @@ def test_what_a_folder_holds_besides_is_left_out_and_told(folder, tmp_path, capl
     (folder / "away").symlink_to(folder / "b")  # in the folder already
     os.mkfifo(folder / "pipe.png")
     _, batches = predict(FolderDataModule(str(folder), ID_CLASSES, batch_size=4, num_workers=0), tmp_path)
-    assert [path for batch in batches for path in batch["path"]] == [str(folder / name) for name in NAMES if "torn" not in name]
+    assert [path for batch in batches for path in batch["path"]] == [
+        str(folder / name) for name in NAMES if "torn" not in name
+    ]
     told, lost = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    assert lost.endswith("images were left out: 1 could not be read, 0 gave NaN or Inf")  # the torn one, at the end
-    assert "1 hidden" in told and "1 no regular files" in told and "1 links to a folder that is taken already" in told
+    assert lost.endswith(
+        "images were left out: 1 could not be read, 0 gave NaN or Inf"
+    )  # the torn one, at the end
+    assert (
+        "1 hidden" in told
+        and "1 no regular files" in told
+        and "1 links to a folder that is taken already" in told
+    )
 
 
 def test_a_thin_image_is_scored_by_its_middle(tmp_path):
@@ -122,6 +138,8 @@ def test_a_thin_image_is_scored_by_its_middle(tmp_path):
 
 
 def test_paths_of_a_table_are_taken_by_position(folder):
-    paths = pd.Series([str(folder / name) for name in NAMES if "torn" not in name]).sample(frac=1, random_state=0)
+    paths = pd.Series([str(folder / name) for name in NAMES if "torn" not in name]).sample(
+        frac=1, random_state=0
+    )
     images = FolderImages(paths, lambda image: image)
     assert [images[i]["path"] for i in range(len(images))] == paths.tolist()

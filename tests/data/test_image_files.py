@@ -20,7 +20,13 @@ def found(folder):
 
 def test_links_are_followed_once_and_never_round_and_round(tmp_path, caplog):
     root, away = tmp_path / "root", tmp_path / "away"
-    for path in ("root/camera/b.png", "root/z/c.png", "away/monday/a.png", "away/monday/deep/d.png", "outside.png"):
+    for path in (
+        "root/camera/b.png",
+        "root/z/c.png",
+        "away/monday/a.png",
+        "away/monday/deep/d.png",
+        "outside.png",
+    ):
         picture(tmp_path / path)
     (root / "camera/monday").symlink_to(away / "monday")
     (root / "again").symlink_to(away / "monday/deep")  # found by the way of neither twice
@@ -38,7 +44,15 @@ def test_links_are_followed_once_and_never_round_and_round(tmp_path, caplog):
 
 
 def test_what_is_no_image_is_left_out_and_told_by_reason(tmp_path, caplog):
-    for name in ("a.png", "B.PNG", ".hidden.png", "._a.png", ".ipynb_checkpoints/a.png", "__MACOSX/a.png", "sub/c.png"):
+    for name in (
+        "a.png",
+        "B.PNG",
+        ".hidden.png",
+        "._a.png",
+        ".ipynb_checkpoints/a.png",
+        "__MACOSX/a.png",
+        "sub/c.png",
+    ):
         picture(tmp_path / name)
     for name in ("notes.txt", "paper.pdf", "figure.eps", "film.mpg", "table.h5", "Thumbs.db"):
         (tmp_path / name).write_bytes(b"no image")
@@ -49,9 +63,11 @@ def test_what_is_no_image_is_left_out_and_told_by_reason(tmp_path, caplog):
     assert found(tmp_path) == ["B.PNG", "a.png", "sub/c.png"]
     (message,) = [record.getMessage() for record in caplog.records]
     for part in (
-        f"4 hidden ({tmp_path}/._a.png)", f"2 links to nothing ({tmp_path}/gone.png)", f"1 no regular files ({tmp_path}/pipe.png)",
+        f"4 hidden ({tmp_path}/._a.png)",
+        f"2 links to nothing ({tmp_path}/gone.png)",
+        f"1 no regular files ({tmp_path}/pipe.png)",
         f"7 of no image format that can be read here ({tmp_path}/Thumbs.db)",
-    ):  # fmt: skip
+    ):
         assert part in message
     assert "\x1b" not in message and "\n" not in message
 
@@ -86,16 +102,32 @@ def test_an_error_of_the_disk_in_one_folder_costs_that_folder(tmp_path, caplog, 
 def test_all_formats_that_pillow_reads_here_and_no_others(tmp_path):
     known = image_extensions()
     kinds = {
-        "jpg": "JPEG", "jpeg": "JPEG", "jfif": "JPEG", "jpe": "JPEG", "png": "PNG", "apng": "PNG", "gif": "GIF", "bmp": "BMP",
-        "tif": "TIFF", "webp": "WEBP", "avif": "AVIF", "jp2": "JPEG2000", "ppm": "PPM", "tga": "TGA", "ico": "ICO", "mpo": "MPO",
-    }  # fmt: skip
+        "jpg": "JPEG",
+        "jpeg": "JPEG",
+        "jfif": "JPEG",
+        "jpe": "JPEG",
+        "png": "PNG",
+        "apng": "PNG",
+        "gif": "GIF",
+        "bmp": "BMP",
+        "tif": "TIFF",
+        "webp": "WEBP",
+        "avif": "AVIF",
+        "jp2": "JPEG2000",
+        "ppm": "PPM",
+        "tga": "TGA",
+        "ico": "ICO",
+        "mpo": "MPO",
+    }
     for suffix, kind in kinds.items():
         try:
             Image.new("RGB", (16, 16)).save(tmp_path / f"a.{suffix}", kind)
         except (KeyError, OSError):  # Pillow was built without it
             continue
         assert open_image(tmp_path / f"a.{suffix}").size == (16, 16) and f".{suffix}" in known
-    assert not {".pdf", ".eps", ".ps", ".mpg", ".mpeg", ".h5", ".hdf", ".wmf", ".txt", ".docx", ".svg"} & set(known)
+    assert not {".pdf", ".eps", ".ps", ".mpg", ".mpeg", ".h5", ".hdf", ".wmf", ".txt", ".docx", ".svg"} & set(
+        known
+    )
 
 
 def test_a_plug_in_that_is_registered_counts(monkeypatch):

@@ -14,7 +14,10 @@ import pytest
 import torch
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.callbacks import BasePredictionWriter
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler, UnrepeatedDistributedSamplerWrapper
+from lightning.pytorch.overrides.distributed import (
+    UnrepeatedDistributedSampler,
+    UnrepeatedDistributedSamplerWrapper,
+)
 from lightning.pytorch.overrides.distributed import _IndexBatchSamplerWrapper as Noting
 from torch.utils.data import (
     BatchSampler,
@@ -104,7 +107,9 @@ def shard(data, world, rank, size):
 
 
 def padded_backwards(data, world, rank, size):
-    return DataLoader(data, size, sampler=DistributedSamplerWrapper(Backwards(len(data)), world, rank, shuffle=False))
+    return DataLoader(
+        data, size, sampler=DistributedSamplerWrapper(Backwards(len(data)), world, rank, shuffle=False)
+    )
 
 
 def predict_backwards(data, world, rank, size):
@@ -127,7 +132,10 @@ def test_each_rank_gets_its_images_once_and_in_order(make, n):
                 assert lists(loader) == shares[-1] and len(loader) == len(shares[-1])
                 assert len(loader.dataset) == n and loader.batch_size == size
             whole = dealt(order, 1, 0, world * size)  # batch k of all ranks is batch k of one rank with W·B
-            together = [sorted(i for share in shares for i in (share[k] if k < len(share) else [])) for k in range(len(whole))]
+            together = [
+                sorted(i for share in shares for i in (share[k] if k < len(share) else []))
+                for k in range(len(whole))
+            ]
             assert together == [sorted(batch) for batch in whole]
 
 
@@ -137,14 +145,18 @@ def test_batches_that_are_skipped_are_not_read(tmp_path, workers, world, rank):
     expected = dealt(range(40), world, rank, 4)
     loader = make_exact(DataLoader(Numbers(40, tmp_path), 4, num_workers=workers), world, rank, skip=2)
     assert lists(loader) == [None, None, *expected[2:]] and len(loader) == len(expected)
-    assert {path.name for path in tmp_path.iterdir()} == {f"read_{i}" for batch in expected[2:] for i in batch}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"read_{i}" for batch in expected[2:] for i in batch
+    }
     assert lists(loader) == [None, None, *expected[2:]]  # and a second time
 
 
 def test_a_rank_without_the_last_batch_may_be_told_to_skip_it():
     loaders = [make_exact(DataLoader(Numbers(9), 2), 2, rank, skip=3) for rank in range(2)]  # 5 and 4 images
     assert [lists(loader) for loader in loaders] == [[None, None, None], [None, None]]
-    assert lists(make_exact(DataLoader(Numbers(9), 2), 1, 0, skip=6)) == [None] * 5  # `Snapshots` says what differs
+    assert (
+        lists(make_exact(DataLoader(Numbers(9), 2), 1, 0, skip=6)) == [None] * 5
+    )  # `Snapshots` says what differs
 
 
 def test_no_worker_starts_where_all_is_skipped():
@@ -166,9 +178,16 @@ def negated(numbers):
 def test_what_the_loader_was_given_is_kept():
     generator = torch.Generator().manual_seed(3)
     given = dict(
-        num_workers=1, collate_fn=negated, timeout=50, worker_init_fn=mark, prefetch_factor=5, persistent_workers=True,
-        generator=generator, multiprocessing_context=multiprocessing.get_context("fork"), pin_memory=torch.cuda.is_available(),
-    )  # fmt: skip
+        num_workers=1,
+        collate_fn=negated,
+        timeout=50,
+        worker_init_fn=mark,
+        prefetch_factor=5,
+        persistent_workers=True,
+        generator=generator,
+        multiprocessing_context=multiprocessing.get_context("fork"),
+        pin_memory=torch.cuda.is_available(),
+    )
     loader = make_exact(DataLoader(Numbers(5), 2, **given), 2, 1)
     assert isinstance(loader, StreamLoader)
     assert {name: getattr(loader, name) for name in given} == given
@@ -179,7 +198,9 @@ def test_what_the_loader_was_given_is_kept():
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_a_killed_worker_costs_no_image(tmp_path, caplog, shuffle):
     data = Numbers(60, tmp_path, deadly=(0, 7, 30, 59))
-    loader = make_exact(DataLoader(data, 4, num_workers=2, shuffle=shuffle, generator=torch.Generator().manual_seed(5)), 1, 0)
+    loader = make_exact(
+        DataLoader(data, 4, num_workers=2, shuffle=shuffle, generator=torch.Generator().manual_seed(5)), 1, 0
+    )
     found = lists(loader)
     if shuffle:
         expected = torch.randperm(60, generator=torch.Generator().manual_seed(5)).split(4)
@@ -202,8 +223,15 @@ def test_a_worker_killed_while_a_step_runs_does_not_end_the_step(caplog):
             time.sleep(0.2)  # the news come here
         found.append(batch)
     assert lists(found) == [None, *dealt(range(200), 2, 1, 4)[1:]]
-    assert loader.restarts == 3 and "going" not in caplog.text and "Loading goes on at batch 4 (restart 1" in caplog.text
-    assert signal.getsignal(signal.SIGCHLD) is handler or "signal_handling" in signal.getsignal(signal.SIGCHLD).__code__.co_filename
+    assert (
+        loader.restarts == 3
+        and "going" not in caplog.text
+        and "Loading goes on at batch 4 (restart 1" in caplog.text
+    )
+    assert (
+        signal.getsignal(signal.SIGCHLD) is handler
+        or "signal_handling" in signal.getsignal(signal.SIGCHLD).__code__.co_filename
+    )
 
 
 class Deadly(BatchSampler):
@@ -218,17 +246,25 @@ class Deadly(BatchSampler):
 
 
 def test_a_worker_killed_while_the_sampler_is_asked_does_not_end_the_sampler():
-    loader = make_exact(DataLoader(Numbers(60), batch_sampler=Deadly(SequentialSampler(range(60)), 4, False), num_workers=2), 1, 0)
+    loader = make_exact(
+        DataLoader(Numbers(60), batch_sampler=Deadly(SequentialSampler(range(60)), 4, False), num_workers=2),
+        1,
+        0,
+    )
     assert lists(loader) == dealt(range(60), 1, 0, 4) and loader.restarts == 1
 
 
 def test_workers_that_are_killed_again_and_again_end_the_run(tmp_path, caplog):
-    loader = make_exact(DataLoader(Numbers(12, tmp_path, deadly=(6,), again=True), 4, num_workers=1), 1, 0, skip=1)
+    loader = make_exact(
+        DataLoader(Numbers(12, tmp_path, deadly=(6,), again=True), 4, num_workers=1), 1, 0, skip=1
+    )
     iterator = iter(loader)
     assert next(iterator) is None
     with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid"):
         next(iterator)
-    assert loader.restarts == MOST_RESTARTS and caplog.text.count("Loading goes on at batch 1 ") == MOST_RESTARTS
+    assert (
+        loader.restarts == MOST_RESTARTS and caplog.text.count("Loading goes on at batch 1 ") == MOST_RESTARTS
+    )
 
 
 class Missing(Numbers):
@@ -271,7 +307,9 @@ REFUSED = {
     "it shuffles; permute": DataLoader(DATA, 2, sampler=DistributedSampler(DATA, 2, 0, shuffle=True)),
     "it shuffles; permute inside": DataLoader(DATA, 2, sampler=SubsetRandomSampler([1, 2])),
     "Restless gives another order": DataLoader(DATA, 2, sampler=Restless(10)),
-    "Restless gives another": DataLoader(DATA, 2, sampler=DistributedSamplerWrapper(Restless(10), 2, 0, shuffle=False)),
+    "Restless gives another": DataLoader(
+        DATA, 2, sampler=DistributedSamplerWrapper(Restless(10), 2, 0, shuffle=False)
+    ),
     "OwnBatches": own_batches(DATA, SequentialSampler(DATA)),
     "OwnShares": DataLoader(DATA, 2, sampler=OwnShares(DATA, 2, 0, shuffle=False)),
     "rank 1 of 2, on rank 0 of 2": DataLoader(DATA, 2, sampler=Shard(range(10), 2, 1)),
@@ -290,7 +328,9 @@ def test_what_several_ranks_cannot_share_exactly_is_refused(why):
         make_exact(REFUSED[why], 2, 0)
 
 
-@pytest.mark.parametrize("why", ["IterableDataset", "batch_size=None", "its own __iter__", "no torch DataLoader"])
+@pytest.mark.parametrize(
+    "why", ["IterableDataset", "batch_size=None", "its own __iter__", "no torch DataLoader"]
+)
 def test_one_rank_reads_what_it_cannot_cut(why):
     loader = REFUSED[why]
     assert make_exact(loader, 1, 0) is loader
@@ -300,17 +340,27 @@ def test_one_rank_reads_what_it_cannot_cut(why):
     assert getattr(skipping, "dataset", None) is getattr(loader, "dataset", None)
 
 
-@pytest.mark.parametrize("why", ["it shuffles", "it shuffles; permute inside", "Restless gives another order"])
+@pytest.mark.parametrize(
+    "why", ["it shuffles", "it shuffles; permute inside", "Restless gives another order"]
+)
 def test_one_rank_may_shuffle_but_not_go_on(why):
     loader = REFUSED[why]
-    images = [sorted(i for batch in lists(either) for i in batch) for either in (make_exact(loader, 1, 0), loader)]
+    images = [
+        sorted(i for batch in lists(either) for i in batch) for either in (make_exact(loader, 1, 0), loader)
+    ]
     assert images[0] == images[1] and len(images[0]) in (2, 10)
     with pytest.raises(ValueError, match=f"cannot be gone on with at batch 1: {why[:10]}.*shuffle=False"):
         make_exact(loader, 1, 0, skip=1)
 
 
 def test_one_rank_goes_on_with_batches_of_ones_own_if_they_are_the_same_each_time():
-    assert lists(make_exact(own_batches(DATA, Backwards(10)), 1, 0, skip=3)) == [None, None, None, [3, 2], [1, 0]]
+    assert lists(make_exact(own_batches(DATA, Backwards(10)), 1, 0, skip=3)) == [
+        None,
+        None,
+        None,
+        [3, 2],
+        [1, 0],
+    ]
     assert lists(make_exact(DataLoader(DATA, 3, drop_last=True), 1, 0, skip=2)) == [None, None, [6, 7, 8]]
     with pytest.raises(ValueError, match="OwnBatches gives another order"):
         make_exact(own_batches(DATA, Restless(10)), 1, 0, skip=3)
@@ -326,8 +376,14 @@ def test_the_log_says_what_was_re_made(caplog):
     make_exact(padded(DATA, 2, 0, 2), 2, 0)
     make_exact(sequential(DATA, 2, 0, 2), 2, 0)
     said = [record.message for record in caplog.records]
-    assert len(said) == 2 and "DistributedSampler repeats images" in said[0] and "gives every rank all images" in said[1]
-    assert all(message.startswith("DataLoader of Numbers was re-made") and "10 images" in message for message in said)
+    assert (
+        len(said) == 2
+        and "DistributedSampler repeats images" in said[0]
+        and "gives every rank all images" in said[1]
+    )
+    assert all(
+        message.startswith("DataLoader of Numbers was re-made") and "10 images" in message for message in said
+    )
 
 
 class Plain(L.LightningModule):
@@ -377,15 +433,23 @@ def test_skipped_batches_pass_through_lightning(tmp_path, stage):
     trainer.strategy.process_dataloader = lambda loader: processed.append(loader) or given(loader)
     outputs = getattr(trainer, stage)(module, loaders)
     expected = {
-        (0, 0): None, (0, 1): None, (0, 2): None, (1, 0): [0, 1, 2, 3], (1, 1): [4, 5],
-        (2, 0): None, (2, 1): None, (2, 2): [8, 9],
-    }  # fmt: skip
+        (0, 0): None,
+        (0, 1): None,
+        (0, 2): None,
+        (1, 0): [0, 1, 2, 3],
+        (1, 1): [4, 5],
+        (2, 0): None,
+        (2, 1): None,
+        (2, 2): [8, 9],
+    }
     assert module.seen == expected
     if stage == "predict":
         assert [[o and o["n"] for o in of] for of in outputs] == [[None] * 3, [4, 2], [None, None, 2]]
     else:
         assert module.ends == list(expected)
-    assert [type(loader) for loader in processed] == [StreamLoader] * 3  # the strategy's own part is still done
+    assert [type(loader) for loader in processed] == [
+        StreamLoader
+    ] * 3  # the strategy's own part is still done
 
     module.skip, module.seen = [0, 1], {}  # a second run counts loaders anew, and is wrapped once
     getattr(trainer, stage)(module, loaders)
@@ -410,7 +474,7 @@ def test_training_and_other_modules_are_left_alone(tmp_path):
     assert None not in other.seen.values() and len(other.seen) == 4
 
 
-SCRIPT = '''
+SCRIPT = """
 import json
 import logging
 import sys
@@ -462,7 +526,7 @@ try:
 except ValueError as error:
     (folder / f"error_{trainer.global_rank}.json").write_text(json.dumps(str(error)))
 trainer.test(module, [DataLoader(data, 3, sampler=[42]), DataLoader(data, 3, sampler=[7])], verbose=False)
-'''
+"""
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
@@ -473,16 +537,29 @@ def test_two_ranks_of_lightning_see_every_image_of_foreign_loaders_once(tmp_path
     script.write_text(SCRIPT, encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], env=environment, timeout=200, capture_output=True, text=True, check=False
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment,
+        timeout=200,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.returncode == 1 and "ValueError: 2 ranks, and no stream has more than 1 images" in done.stderr, done.stderr[-3000:]
+    assert (
+        done.returncode == 1 and "ValueError: 2 ranks, and no stream has more than 1 images" in done.stderr
+    ), done.stderr[-3000:]
     for what in ("test", "predict"):
         for rank in range(2):
             seen = json.loads(Path(tmp_path / f"{what}_{rank}.json").read_text("utf-8"))
-            expected = [dealt(range(101), 2, rank, 8), dealt(range(0, 101, 2), 2, rank, 5), dealt([42], 2, rank, 3)]
+            expected = [
+                dealt(range(101), 2, rank, 8),
+                dealt(range(0, 101, 2), 2, rank, 5),
+                dealt([42], 2, rank, 3),
+            ]
             expected[0][0] = None
             loaders = expected if what == "test" else expected[:2]
-            assert seen == [[i, k, batch] for i, batches in enumerate(loaders) for k, batch in enumerate(batches)]
+            assert seen == [
+                [i, k, batch] for i, batches in enumerate(loaders) for k, batch in enumerate(batches)
+            ]
     for rank in range(2):
         assert "differs between ranks" in json.loads((tmp_path / f"error_{rank}.json").read_text("utf-8"))
     assert done.stderr.count("was re-made, for its DistributedSampler ") == 1
@@ -496,7 +573,9 @@ class Notes(BasePredictionWriter):
         super().__init__("batch")
         self.seen = []
 
-    def write_on_batch_end(self, trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx):
+    def write_on_batch_end(
+        self, trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx
+    ):
         self.seen.append(batch_indices)
 
 
@@ -511,10 +590,16 @@ def test_indices_are_noted_in_prediction_only_where_somebody_asks(asked):
 
     notes = Notes()
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
         callbacks=[notes] if asked else [],
-    )  # fmt: skip
+    )
     trainer.predict(Module(), DataLoader(torch.arange(7), batch_size=3), return_predictions=False)
     expected = [[0, 1, 2], [3, 4, 5], [6]]
     assert notes.seen == (expected if asked else [])
-    assert getattr(trainer.predict_dataloaders.batch_sampler, "seen_batch_indices", []) == (expected if asked else [])
+    assert getattr(trainer.predict_dataloaders.batch_sampler, "seen_batch_indices", []) == (
+        expected if asked else []
+    )

@@ -30,16 +30,22 @@ BYTES = torch.randint(256, (8, 3, 64, 64))
 @pytest.mark.parametrize(
     ("images", "what"),
     [
-        (BYTES.byte(), "are torch.uint8"), (BYTES, "are torch.int64"), (GOOD > 0, "are torch.bool"),
+        (BYTES.byte(), "are torch.uint8"),
+        (BYTES, "are torch.int64"),
+        (GOOD > 0, "are torch.bool"),
         (GOOD[:, :1], r"have the shape \(8, 1, 64, 64\), not"),
         (torch.randn(8, 64, 64, 3), r"\(8, 64, 64, 3\) \(channels last, NHWC\)"),
-        (torch.randn(8, 4, 64, 64), r"\(8, 4, 64, 64\)"), (torch.randn(8, 3, 224, 224), "are 224 × 224 pixels"),
-        (torch.randn(8, 3, 64, 63), "are 64 × 63 pixels"), (BYTES.float(), r"have values of 0…25\d"),
+        (torch.randn(8, 4, 64, 64), r"\(8, 4, 64, 64\)"),
+        (torch.randn(8, 3, 224, 224), "are 224 × 224 pixels"),
+        (torch.randn(8, 3, 64, 63), "are 64 × 63 pixels"),
+        (BYTES.float(), r"have values of 0…25\d"),
         (BYTES.double(), "have values of 0…25"),
     ],
-)  # fmt: skip
+)
 def test_what_is_certain_is_refused_with_what_is_wanted(model, images, what):
-    with pytest.raises(ValueError, match=rf"{what}.*floats \(n, 3, 64, 64\) as `model\.preprocess` makes them"):
+    with pytest.raises(
+        ValueError, match=rf"{what}.*floats \(n, 3, 64, 64\) as `model\.preprocess` makes them"
+    ):
         check_pixels(images, model.clip.visual)
 
 
@@ -49,7 +55,18 @@ def test_what_may_be_right_is_let_pass(model):
     noisy[0] *= 100  # one odd image is no fault of the preprocessing
     broken = GOOD.clone()
     broken[:, :, 0] = torch.inf
-    for images in (GOOD, GOOD.double(), GOOD.half(), GOOD[:1], GOOD * 5, GOOD.clamp(0, 1), dark, noisy, broken, GOOD * torch.nan):
+    for images in (
+        GOOD,
+        GOOD.double(),
+        GOOD.half(),
+        GOOD[:1],
+        GOOD * 5,
+        GOOD.clamp(0, 1),
+        dark,
+        noisy,
+        broken,
+        GOOD * torch.nan,
+    ):
         check_pixels(images, model.clip.visual)
     check_pixels(torch.randn(2, 3, 96, 96), AnySize())
 
@@ -57,7 +74,10 @@ def test_what_may_be_right_is_let_pass(model):
 def test_a_tower_that_fails_at_another_size_says_so_in_words():
     tower = AnySize()
     assert in_words(tower, torch.randn(2, 3, 96, 96), tower).shape == (2,)
-    with pytest.raises(ValueError, match=r"are 50 × 50 pixels, at which the image tower fails \(50 is no multiple of 32\).*64, 64"):
+    with pytest.raises(
+        ValueError,
+        match=r"are 50 × 50 pixels, at which the image tower fails \(50 is no multiple of 32\).*64, 64",
+    ):
         in_words(tower, torch.randn(2, 3, 50, 50), tower)
 
     def full(_):

@@ -43,7 +43,8 @@ def test_every_kind_of_image_becomes_the_right_pixels(faults):
 
 
 @pytest.mark.parametrize(
-    "mode", ["1", "L", "P", "LA", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F", "I;16", "I;16B", "I;16L"]
+    "mode",
+    ["1", "L", "P", "LA", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F", "I;16", "I;16B", "I;16L"],
 )
 def test_every_mode_gives_rgb(mode, recwarn):
     assert to_rgb(Image.new(mode, (5, 4))).getpixel((0, 0))[0] in (0, *range(245, 256)) and not recwarn.list
@@ -75,7 +76,9 @@ def test_what_is_lost_is_the_faulty_item_and_the_rest_is_the_same_bits(faults, w
         assert batch["path"] == [good[i][2] for i in here if i in good]
         assert ("lost" in batch) == any(i in lost for i in here)
         told = batch.get("lost", [])
-        assert [(one["index"], (one["path"], one["label"])) for one in told] == [(i, lost[i]) for i in here if i in lost]
+        assert [(one["index"], (one["path"], one["label"])) for one in told] == [
+            (i, lost[i]) for i in here if i in lost
+        ]
         for one in told:
             assert one["why"].startswith(faults.why.get(Path(one["path"]).name, "OSError") + ": ")
             with pytest.raises(OSError, match=Path(one["path"]).name if one["label"] >= 0 else "truncated"):
@@ -94,7 +97,10 @@ def test_a_batch_of_which_nothing_is_left():
     first, second = DataLoader(stream, batch_size=6, collate_fn=collate)
     assert first["image"].shape == (0, 3, 1, 1) and first["label"].shape == first["index"].shape == (0,)
     assert first["label"].dtype == first["index"].dtype == torch.int64 and len(first["lost"]) == 6
-    assert first["lost"][2]["why"] == f"EOFError: image {int(stream.order[2])} is torn" and first["lost"][2]["label"] == -1
+    assert (
+        first["lost"][2]["why"] == f"EOFError: image {int(stream.order[2])} is torn"
+        and first["lost"][2]["label"] == -1
+    )
     assert second["label"].tolist() == [-1, -1] and "lost" not in second and "path" not in second
 
 
@@ -120,7 +126,9 @@ def test_a_transform_that_raises_loses_the_image_and_a_bug_ends_the_run():
         MixedStream(small, small, lambda image: no_such_name)[0]  # noqa: F821
     with pytest.raises(TypeError, match=r"got \['Tensor', 'int'\] at"):
         MixedStream([(torch.zeros(3, 4, 4), 0)], small, picky, order="id_first")[0]
-    none = MixedStream([(None, 7)], small, picky, order="id_first")[0]["lost"]  # as of a Hugging Face row without image
+    none = MixedStream([(None, 7)], small, picky, order="id_first")[0][
+        "lost"
+    ]  # as of a Hugging Face row without image
     assert none["label"] == 7 and none["why"].startswith("AttributeError")
 
 
@@ -128,24 +136,34 @@ def test_paths_and_labels_are_told_without_decoding(faults, tmp_path):
     folder = ImageFolder(faults.folder / "ood")
     listed = ImageList(["a/x.png", "b/y.png"], [5, 6])
     for data, place, path, label in (
-        (folder, 3, folder.samples[3][0], 0), (listed, 1, "b/y.png", 6), (Subset(Subset(listed, [1, 0]), [0]), 0, "b/y.png", 6),
-        (demo.DrawnImages(ID_CLASSES, 3, 0), 2, "", demo.DrawnImages(ID_CLASSES, 3, 0).labels[2]), ([1, 2], 0, "", -1),
-    ):  # fmt: skip
+        (folder, 3, folder.samples[3][0], 0),
+        (listed, 1, "b/y.png", 6),
+        (Subset(Subset(listed, [1, 0]), [0]), 0, "b/y.png", 6),
+        (demo.DrawnImages(ID_CLASSES, 3, 0), 2, "", demo.DrawnImages(ID_CLASSES, 3, 0).labels[2]),
+        ([1, 2], 0, "", -1),
+    ):
         assert (path_of(data, place), label_of(data, place)) == (path, label)
     datasets = pytest.importorskip("datasets")
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
     torn = {"bytes": b"no image", "path": None}
     rows = {"image": [drawing(), torn, None], "label": [2, 4, 6]}
     datasets.Dataset.from_dict(rows, features=kinds).save_to_disk(str(tmp_path / "rows"))
-    stream = MixedStream(HFDataset(str(tmp_path / "rows")), folder, lambda image: image.size, order="id_first")
+    stream = MixedStream(
+        HFDataset(str(tmp_path / "rows")), folder, lambda image: image.size, order="id_first"
+    )
     items = {int(stream.order[i]): stream[i] for i in range(3)}
     assert items[0]["label"] == 2 and items[0]["image"] == (64, 64)
-    assert [items[i]["lost"]["label"] for i in (1, 2)] == [4, 6] and items[1]["lost"]["why"].startswith("UnidentifiedImageError")
+    assert [items[i]["lost"]["label"] for i in (1, 2)] == [4, 6] and items[1]["lost"]["why"].startswith(
+        "UnidentifiedImageError"
+    )
 
 
 def test_of_each_kind_of_loss_the_first_is_logged(caplog):
     told = {}
-    lost = [{"index": i, "path": f"{i}.png", "why": why} for i, why in enumerate(["OSError: a", "EOFError: b", "OSError: c"])]
+    lost = [
+        {"index": i, "path": f"{i}.png", "why": why}
+        for i, why in enumerate(["OSError: a", "EOFError: b", "OSError: c"])
+    ]
     for part in (lost[:1], [], lost[1:]):
         log_lost(part, told)
     messages = [record.getMessage() for record in caplog.records]
@@ -194,7 +212,10 @@ def test_exif_turns_no_picture_wherever_it_comes_from(tmp_path):
     datasets = pytest.importorskip("datasets")
     blob = (tmp_path / "a.jpg").read_bytes()
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
-    rows = {"image": [{"bytes": blob, "path": None}, {"bytes": None, "path": str(tmp_path / "a.jpg")}], "label": [0, 1]}
+    rows = {
+        "image": [{"bytes": blob, "path": None}, {"bytes": None, "path": str(tmp_path / "a.jpg")}],
+        "label": [0, 1],
+    }
     datasets.Dataset.from_dict(rows, features=kinds).save_to_disk(str(tmp_path / "rows"))
     data = HFDataset(str(tmp_path / "rows"))
     assert [data[i][0].size for i in range(2)] == [(40, 20)] * 2
@@ -203,17 +224,28 @@ def test_exif_turns_no_picture_wherever_it_comes_from(tmp_path):
         archive.write(tmp_path / "a.jpg", "in/a.jpg")
     row = {"bytes": None, "path": f"zip://in/a.jpg::{tmp_path}/all.zip"}
     assert _decode(row).size == (40, 20) and _decode(None) is None
-    assert datasets.Dataset.from_dict({"image": ["no image"]}).features  # a column of another kind stays as it is
+    assert datasets.Dataset.from_dict(
+        {"image": ["no image"]}
+    ).features  # a column of another kind stays as it is
 
 
 def test_labels_of_a_hugging_face_set_that_are_none_are_named(tmp_path):
     datasets = pytest.importorskip("datasets")
-    for labels, kind, shown in ((["bell", "cow"], "string", "'bell'"), ([None, 1], "int64", "None"), ([-1, 1], "int64", "-1")):
+    for labels, kind, shown in (
+        (["bell", "cow"], "string", "'bell'"),
+        ([None, 1], "int64", "None"),
+        ([-1, 1], "int64", "-1"),
+    ):
         kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
         folder = str(tmp_path / shown.strip("'"))
-        datasets.Dataset.from_dict({"image": [drawing(), drawing(1)], "label": labels}, features=kinds).save_to_disk(folder)
+        datasets.Dataset.from_dict(
+            {"image": [drawing(), drawing(1)], "label": labels}, features=kinds
+        ).save_to_disk(folder)
         data = HFDataset(folder)
         stream = MixedStream(data, demo.DrawnImages(SCENES, 2, 0), pil_to_tensor, order="id_first")
         with pytest.raises(ValueError, match=rf"image 0 of the ID set.*label {shown}"):
             [stream[i] for i in range(2)]
-        assert MixedStream(demo.DrawnImages(SCENES, 2, 0), data, pil_to_tensor, order="id_first")[3]["label"] == -1
+        assert (
+            MixedStream(demo.DrawnImages(SCENES, 2, 0), data, pil_to_tensor, order="id_first")[3]["label"]
+            == -1
+        )

@@ -26,7 +26,9 @@ class Numbered:
 
     def __getitem__(self, i):
         assert 0 <= i < self.n
-        return Image.new("RGB", (2, 2), (self.red, i // 256, i % 256)), i % 3 if self.label is None else self.label
+        return Image.new(
+            "RGB", (2, 2), (self.red, i // 256, i % 256)
+        ), i % 3 if self.label is None else self.label
 
 
 def where(image):
@@ -173,12 +175,18 @@ def test_blocks_bring_the_ood_sets_one_after_another_with_their_share_of_id():
     seen = reds(s)
     # 600 ID over blocks of 300 and 100: 450 and 150
     first, second = seen[:750], seen[750:]
-    assert [first.count(red) for red in range(3)] == [450, 300, 0] and [second.count(red) for red in range(3)] == [150, 0, 100]
+    assert [first.count(red) for red in range(3)] == [450, 300, 0] and [
+        second.count(red) for red in range(3)
+    ] == [150, 0, 100]
     for block, red, n in ((first, 1, 300), (second, 2, 100)):
-        half = block[: len(block) // 2].count(red)  # mixed within the block: binomial, 5 standard deviations wide
+        half = block[: len(block) // 2].count(
+            red
+        )  # mixed within the block: binomial, 5 standard deviations wide
         assert abs(half - n / 2) < 5 * (n / 4) ** 0.5
     places = [item["image"][1] for item in items(s)[:750] if item["image"][0] == 0]
-    assert min(places) < 60 and max(places) > 540 and places != sorted(places)  # ID of the first block is from all over the set
+    assert (
+        min(places) < 60 and max(places) > 540 and places != sorted(places)
+    )  # ID of the first block is from all over the set
     assert abs(sum(places) / 450 - 299.5) < 50
 
 
@@ -202,8 +210,13 @@ def test_the_description_is_plain_json_with_the_hash_of_the_order():
     s = stream(order="blocks", ood_share=0.25, size=20, seed=9)
     found = json.loads(json.dumps(s.description()))
     assert {**found, "order_sha256": None} == {
-        "order": "blocks", "seed": 9, "ood_share": 0.25, "size": 20, "sets": {"id": 15, "a": 4, "b": 1}, "order_sha256": None,
-    }  # fmt: skip
+        "order": "blocks",
+        "seed": 9,
+        "ood_share": 0.25,
+        "size": 20,
+        "sets": {"id": 15, "a": 4, "b": 1},
+        "order_sha256": None,
+    }
     assert found["order_sha256"] == hashlib.sha256(struct.pack("<20q", *s.order.tolist())).hexdigest()
 
 
@@ -213,12 +226,16 @@ def module(**settings):
 
 
 def test_several_ood_sets_in_one_stream():
-    data = module(mix={"all": ["c", "a"], "far": ["b", "c"]}, seed=2, order="id_first", ood_share=0.5, size=20)
+    data = module(
+        mix={"all": ["c", "a"], "far": ["b", "c"]}, seed=2, order="id_first", ood_share=0.5, size=20
+    )
     assert data.groups == {"all": "mixed", "far": "far"}
     data.setup("test")
     assert list(data.streams) == ["all", "far"]
     assert data.streams["all"].description()["sets"] == {"id": 10, "c": 4, "a": 6}
-    assert {(item["image"][0], item["label"]) for item in items(data.streams["all"]) if item["label"] < 0} == {(3, -1), (1, -2)}
+    assert {
+        (item["image"][0], item["label"]) for item in items(data.streams["all"]) if item["label"] < 0
+    } == {(3, -1), (1, -2)}
     assert set(reds(data.streams["far"])[:10]) == {0} and data.streams["far"].seed == 2
 
 
@@ -233,9 +250,13 @@ def test_a_set_in_no_mix_keeps_its_own_stream():
 
 @pytest.mark.parametrize(
     ("mix", "match"),
-    [({"all": ["a", "x"]}, "'x'"), ({"all": []}, r"'all' .* got \[\]"), ({"all": ["a", "a"]}, r"\['a', 'a'\]"),
-     ({"c": ["a", "b"]}, "mix 'c' has the name of an OOD set")],
-)  # fmt: skip
+    [
+        ({"all": ["a", "x"]}, "'x'"),
+        ({"all": []}, r"'all' .* got \[\]"),
+        ({"all": ["a", "a"]}, r"\['a', 'a'\]"),
+        ({"c": ["a", "b"]}, "mix 'c' has the name of an OOD set"),
+    ],
+)
 def test_a_mix_that_cannot_be_is_named(mix, match):
     with pytest.raises(ValueError, match=match):
         module(mix=mix)
@@ -243,9 +264,12 @@ def test_a_mix_that_cannot_be_is_named(mix, match):
 
 @pytest.mark.parametrize(
     ("settings", "match"),
-    [({"size": 71}, "stream 'b': size .* got 71"), ({"order": "x"}, "stream 'a': order .* got 'x'"),
-     ({"ood_share": 2.0}, "stream 'a': ood_share .* got 2.0")],
-)  # fmt: skip
+    [
+        ({"size": 71}, "stream 'b': size .* got 71"),
+        ({"order": "x"}, "stream 'a': order .* got 'x'"),
+        ({"ood_share": 2.0}, "stream 'a': ood_share .* got 2.0"),
+    ],
+)
 def test_a_bad_setting_names_the_stream(settings, match):
     with pytest.raises(ValueError, match=match):
         module(**settings).setup("test")
@@ -257,7 +281,11 @@ def test_class_names_from_the_set_a_list_or_a_file(tmp_path):
     names.write_text("\ufeffMaltese dog\ntoy  poodle \nÉclair\n\n", "utf-8")
     assert OODDataModule(named, ood).class_names == ["hot dog", "cat"]
     assert OODDataModule(named, ood, class_names=["x_1", "y"]).class_names == ["x_1", "y"]
-    assert OODDataModule(named, ood, class_names=str(names)).class_names == ["Maltese dog", "toy  poodle", "Éclair"]
+    assert OODDataModule(named, ood, class_names=str(names)).class_names == [
+        "Maltese dog",
+        "toy  poodle",
+        "Éclair",
+    ]
     assert OODDataModule(Numbered(0, 3), ood).class_names is None  # ANTS(class_names=…) may have them
     with pytest.raises(ValueError, match="1 class names for the 2 classes"):
         OODDataModule(named, ood, class_names=["x"])
@@ -284,7 +312,9 @@ class Items(torch.utils.data.Dataset):
         return Image.new("RGB", (4, 4), (i, 0, 0)), self.given[i]
 
 
-@pytest.mark.parametrize("label", ["bell", None, float("nan"), 0.5, True, {"boxes": 1}, torch.zeros(3), np.array([0, 1])])
+@pytest.mark.parametrize(
+    "label", ["bell", None, float("nan"), 0.5, True, {"boxes": 1}, torch.zeros(3), np.array([0, 1])]
+)
 def test_id_labels_that_are_no_numbers_are_named_before_the_run(label):
     for first in (True, False):
         known, unknown = Items([label, 0] if first else [0, label]), Items(["cat"])
@@ -299,7 +329,9 @@ def test_id_labels_that_are_no_numbers_are_named_before_the_run(label):
                 [data.streams["a"][i] for i in range(3)]
 
 
-@pytest.mark.parametrize("wrap", [list, tuple, np.array, torch.tensor, lambda labels: torch.tensor(labels).float()])
+@pytest.mark.parametrize(
+    "wrap", [list, tuple, np.array, torch.tensor, lambda labels: torch.tensor(labels).float()]
+)
 def test_labels_of_any_whole_number_are_the_same(wrap):
     stream = MixedStream(Items(wrap([2, 0, 1])), Items(["cat"]), np.asarray, order="id_first")
     assert {stream[i]["image"][0, 0, 0]: stream[i]["label"] for i in range(3)} == {0: 2, 1: 0, 2: 1}
@@ -311,4 +343,6 @@ def test_each_image_has_its_own_path_in_parts_and_chains_of_sets():
     whole = Items([0] * 6, table)
     chain = ConcatDataset([Subset(Subset(whole, [5, 3, 1]), [2, 0]), whole])
     stream = MixedStream(chain, whole, np.asarray)
-    assert stream.has_paths and {stream[i]["path"] == f"{stream[i]['image'][0, 0, 0]}.png" for i in range(len(stream))} == {True}
+    assert stream.has_paths and {
+        stream[i]["path"] == f"{stream[i]['image'][0, 0, 0]}.png" for i in range(len(stream))
+    } == {True}

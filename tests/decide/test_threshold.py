@@ -9,15 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small import merged
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ants_lightning import ANTS, NegativeMemory, demo
-from ants_lightning.baselines import otsu_threshold
 from ants_lightning.data.calibration import LabelledImages, calibration_loader
 from ants_lightning.decide.threshold import Decision, decisive, recall_threshold
 from ants_lightning.demo.controls import PerfectCaptions
 from ants_lightning.demo.shapes import ID_CLASSES
-from ants_lightning.method.otsu import BINS, histogram, otsu_edge
+from ants_lightning.method.otsu import BINS, histogram, otsu_cut, otsu_edge
 
 unit = st.one_of(st.integers(0, BINS).map(lambda k: k / BINS), st.floats(0, 1))
 
@@ -34,17 +34,20 @@ class Calibrated(demo.DemoDataModule):
 
 
 def started(threshold, *callbacks, folder):
-    model = ANTS(demo.CLIP, **demo.WORDS, **demo.SETTINGS["model"], threshold=threshold)
+    model = ANTS(demo.CLIP, **demo.SETTINGS["model"], threshold=threshold)
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks),
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
         default_root_dir=folder,
-    )  # fmt: skip
+    )
     return model, trainer
 
 
 def memory_of(small_demo, **settings):
-    settings = {"refresh_every": 2, "min_images": 16, "delta": 0.5, "ens_size": 50, **settings}
-    return NegativeMemory(PerfectCaptions(small_demo), **settings)
+    return NegativeMemory(PerfectCaptions(small_demo), **merged(settings))
 
 
 def predicted(data, threshold, *callbacks, folder):
@@ -67,9 +70,20 @@ def calibrated(small_demo, id_images):
 
 @pytest.mark.parametrize(
     "threshold",
-    [-0.1, 1.1, float("nan"), True, "otsu", {}, {"id_recall": 0}, {"id_recall": 1.5}, {"recall": 0.9},
-     {"id_recall": 0.9, "x": 1.0}, [0.5]],
-)  # fmt: skip
+    [
+        -0.1,
+        1.1,
+        float("nan"),
+        True,
+        "otsu",
+        {},
+        {"id_recall": 0},
+        {"id_recall": 1.5},
+        {"recall": 0.9},
+        {"id_recall": 0.9, "x": 1.0},
+        [0.5],
+    ],
+)
 def test_a_threshold_that_is_none_is_refused(threshold):
     with pytest.raises(ValueError, match="threshold"):
         ANTS(demo.CLIP, threshold=threshold)
@@ -77,12 +91,23 @@ def test_a_threshold_that_is_none_is_refused(threshold):
 
 def test_an_image_on_the_threshold_is_ood():
     decision = Decision(0.5)
-    assert decision.decide(torch.tensor([0.25, 0.5, math.nextafter(0.5, 0), 0.75], dtype=torch.float64)).tolist() == [0, 1, 0, 1]
-    assert Decision(None).decide(torch.tensor([0.5])) is None and Decision(1).value == 1.0 and Decision(0).value == 0.0
+    assert decision.decide(
+        torch.tensor([0.25, 0.5, math.nextafter(0.5, 0), 0.75], dtype=torch.float64)
+    ).tolist() == [0, 1, 0, 1]
+    assert (
+        Decision(None).decide(torch.tensor([0.5])) is None
+        and Decision(1).value == 1.0
+        and Decision(0).value == 0.0
+    )
 
 
 def test_what_is_decided_on():
-    scores = {"mcm": torch.zeros(1), "neglabel": torch.ones(1), "ants": torch.full((1,), 0.5), "energy": torch.full((1,), 0.3)}
+    scores = {
+        "mcm": torch.zeros(1),
+        "neglabel": torch.ones(1),
+        "ants": torch.full((1,), 0.5),
+        "energy": torch.full((1,), 0.3),
+    }
     assert decisive(scores) is scores["ants"]
     assert decisive({k: v for k, v in scores.items() if k != "ants"}) is scores["neglabel"]
     assert decisive({k: scores[k] for k in ("mcm", "energy")}) is scores["mcm"]
@@ -114,7 +139,7 @@ def test_otsu_of_a_histogram_agrees_with_that_of_raw_scores_to_the_width_of_its_
     generator = torch.Generator().manual_seed(0)
     spread = torch.randn(4000, generator=generator) * 0.1
     scores = (spread + torch.where(torch.arange(4000) < 4000 * share, high, low)).clamp(0, 1)
-    assert otsu_edge(*histogram(scores)) == pytest.approx(otsu_threshold(scores), abs=0.01 + 1 / BINS)
+    assert otsu_edge(*histogram(scores)) == pytest.approx(otsu_cut(scores), abs=0.01 + 1 / BINS)
 
 
 def test_otsu_takes_the_middle_of_equal_cuts_and_needs_two_sides():
@@ -131,10 +156,15 @@ def test_auto_is_the_cut_of_all_scores_so_far_however_they_came_and_forgets_at_a
         decision.learn(part)
         if i == 2:
             twin = Decision("auto")
-            twin.restore(json.loads(json.dumps({"value": decision.value})) | {k: decision.state()[k] for k in ("counts", "sums")})
+            twin.restore(
+                json.loads(json.dumps({"value": decision.value}))
+                | {k: decision.state()[k] for k in ("counts", "sums")}
+            )
     assert decision.value == otsu_edge(*histogram(scores))
     twin.learn(scores[500:])
-    assert twin.value == decision.value and all(torch.equal(twin.state()[k], decision.state()[k]) for k in ("counts", "sums"))
+    assert twin.value == decision.value and all(
+        torch.equal(twin.state()[k], decision.state()[k]) for k in ("counts", "sums")
+    )
     decision.reset()
     assert decision.value == 0.5 and not decision.state()["counts"].any()
     fixed = Decision(0.25)
@@ -176,25 +206,31 @@ def test_auto_is_learnt_at_sync_points_from_the_scores_of_earlier_batches(small_
 def test_auto_cuts_what_is_decided_on_also_without_an_mllm_and_with_baselines(small_demo, tmp_path):
     from ants_lightning.baselines import Energy
 
-    model = ANTS(demo.CLIP, **demo.WORDS, threshold="auto", baselines=[Energy()])
-    trainer = started(None, NegativeMemory(None, refresh_every=2), folder=tmp_path)[1]
+    model = ANTS(demo.CLIP, negatives=demo.WORDS, threshold="auto", baselines=[Energy()])
+    trainer = started(None, NegativeMemory(schedule={"every": 2}), folder=tmp_path)[1]
     stream = trainer.predict(model, small_demo)[0]
     assert list(stream[0]["scores"])[-1] == "energy"
     seen = torch.cat([batch["scores"]["neglabel"] for batch in stream[:6]])
     assert stream[6]["threshold"] == otsu_edge(*histogram(seen)) != 0.5
-    assert torch.equal(stream[6]["is_ood"], stream[6]["scores"]["neglabel"].double() >= stream[6]["threshold"])
+    assert torch.equal(
+        stream[6]["is_ood"], stream[6]["scores"]["neglabel"].double() >= stream[6]["threshold"]
+    )
 
 
-def test_id_recall_accepts_that_share_of_labelled_id_images_and_follows_the_spaces(small_demo, calibrated, id_images, tmp_path):
+def test_id_recall_accepts_that_share_of_labelled_id_images_and_follows_the_spaces(
+    small_demo, calibrated, id_images, tmp_path
+):
     memory = memory_of(small_demo)
     model, streams = predicted(calibrated, {"id_recall": 0.9}, memory, folder=tmp_path)
     images = torch.stack([model.preprocess(id_images[i][0]) for i in range(40)]).split(16)
-    scores = torch.cat([decisive(model(part)["scores"]) for part in images])  # in the spaces that the last stream ended with
-    assert int((scores.double() < model.decision.value).sum()) == 36
+    scores = torch.cat(
+        [decisive(model(part)["scores"]) for part in images]
+    )  # in the spaces that the last stream ended with
+    assert int((scores.double() < model.threshold).sum()) == 36
     for stream in streams:
         found = [batch["threshold"] for batch in stream]
         assert found[0] == found[1] == streams[0][0]["threshold"] and len(set(found)) > 2
-    fresh = ANTS(demo.CLIP, **demo.WORDS, **demo.SETTINGS["model"], class_names=small_demo.class_names)
+    fresh = ANTS(demo.CLIP, **demo.SETTINGS["model"], class_names=small_demo.class_names)
     fresh.setup("predict")
     fresh.prepare()
     scores = torch.cat([fresh(part)["scores"]["ants"] for part in images])
@@ -217,13 +253,17 @@ def test_images_with_a_negative_label_and_unreadable_ones_do_not_count(id_images
 
     images = Broken(ID_CLASSES, 40, 99)
     model, trainer = started({"id_recall": 0.5}, folder=tmp_path)
-    loader = DataLoader(Torn(images, model.preprocess), batch_size=8, collate_fn=calibration_loader(images, None, 1, 0).collate_fn)
+    loader = DataLoader(
+        Torn(images, model.preprocess),
+        batch_size=8,
+        collate_fn=calibration_loader(images, None, 1, 0).collate_fn,
+    )
     with caplog.at_level("INFO", "ants_lightning"):
         trainer.predict(model, Calibrated(loader))
     assert "33 labelled ID images (left out: 5 with a negative label, 2 lost)" in caplog.text
     kept = [id_images[i][0] for i in range(35) if i not in (1, 30)]
     scores = model(torch.stack([model.preprocess(image) for image in kept]))["scores"]["ants"]
-    assert int((scores.double() < model.decision.value).sum()) == 17
+    assert int((scores.double() < model.threshold).sum()) == 17
 
 
 def loader_of(images, model, **settings):
@@ -234,9 +274,15 @@ def loader_of(images, model, **settings):
     ("make", "message"),
     [
         (lambda images, model: [], "no ID image .*0 negative"),
-        (lambda images, model: DataLoader([{"image": torch.zeros(3, 64, 64), "label": -1}] * 3), "no ID image .*3 negative"),
+        (
+            lambda images, model: DataLoader([{"image": torch.zeros(3, 64, 64), "label": -1}] * 3),
+            "no ID image .*3 negative",
+        ),
         (lambda images, model: DataLoader(torch.zeros(4, 3, 64, 64), batch_size=2), "needs labels"),
-        (lambda images, model: loader_of(images, model, sampler=DistributedSampler(images, 2, 0)), "DistributedSampler"),
+        (
+            lambda images, model: loader_of(images, model, sampler=DistributedSampler(images, 2, 0)),
+            "DistributedSampler",
+        ),
     ],
 )
 def test_what_cannot_set_a_threshold_is_an_error_before_the_stream(id_images, tmp_path, make, message):

@@ -38,14 +38,20 @@ def test_drawing_is_deterministic_by_seed():
         g = torch.Generator().manual_seed(seed)
         return draw_images(sample_specs(40, THINGS, g), g)
 
-    assert draw(3).shape == (40, 3, 64, 64) and torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))
+    assert (
+        draw(3).shape == (40, 3, 64, 64)
+        and torch.equal(draw(3), draw(3))
+        and not torch.equal(draw(3), draw(4))
+    )
 
 
 @pytest.mark.parametrize("n", [40, 200])
 def test_every_thing_is_drawn_in_even_shares(n):
     counts = torch.zeros(len(THINGS))
     for seed in range(50):
-        counts += sample_specs(n, THINGS, torch.Generator().manual_seed(seed)).thing.bincount(minlength=len(THINGS))
+        counts += sample_specs(n, THINGS, torch.Generator().manual_seed(seed)).thing.bincount(
+            minlength=len(THINGS)
+        )
     assert counts.min() > 0.4 * counts.mean()
 
 
@@ -61,7 +67,9 @@ def test_a_stamp_is_the_shape_where_its_coordinates_say():
 def test_what_looks_alike_is_the_pattern_the_place_and_the_family():
     assert look_alikes("star") == ["cross", "hexagram", "asterisk", "sparkle", "twinkles"]
     assert look_alikes("triangle") == ["square", "rhombus", "kite", "confetti", "desert"]
-    assert set(MOTIFS.values()) < set(ID_CLASSES) and {shape for shape, *_ in RESIDENTS.values()} < set(OBJECTS)
+    assert set(MOTIFS.values()) < set(ID_CLASSES) and {shape for shape, *_ in RESIDENTS.values()} < set(
+        OBJECTS
+    )
     assert {name for known in ID_CLASSES for name in look_alikes(known)} >= set(NEAR_CLASSES)
 
 
@@ -73,7 +81,11 @@ def test_training_captions_are_true_and_say_what_they_claim():
     for text, claim in zip(texts, said.tolist(), strict=True):
         words = text.rstrip(".").split()
         assert claim[0] == -1 or OBJECTS[claim[0]] in words
-        assert claim[3] == -1 or BACKGROUNDS[claim[3]] in words or TEXTURE_ADJECTIVES.get(BACKGROUNDS[claim[3]]) in words
+        assert (
+            claim[3] == -1
+            or BACKGROUNDS[claim[3]] in words
+            or TEXTURE_ADJECTIVES.get(BACKGROUNDS[claim[3]]) in words
+        )
         assert claim[2] == -1 or SIZES[claim[2]] in words
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from ants_lightning.method import negatives
 from ants_lightning.method.counts import count_of
-from ants_lightning.method.near_classes import similar_classes
+from ants_lightning.method.near_classes import near_classes
 from ants_lightning.method.otsu import separation, shows_negatives
 
 NAN, INF = float("nan"), float("inf")
@@ -36,13 +36,17 @@ def test_negative_labels_are_those_of_plain_loops(percentile, classes):
 
 def test_default_percentile_is_95():
     candidates, id_text = rows(40, seed=1), rows(20, seed=2)
-    assert negatives.mine_negative_labels(candidates, id_text, 40).tolist() == reference_labels(candidates, id_text, 40, 0.95)
+    assert negatives.mine_negative_labels(candidates, id_text, 40).tolist() == reference_labels(
+        candidates, id_text, 40, 0.95
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_negative_labels_of_half_precision_features(dtype):
     candidates, id_text = rows(40, seed=1).to(dtype), rows(9, seed=2).to(dtype)
-    assert negatives.mine_negative_labels(candidates, id_text, 9).tolist() == reference_labels(candidates, id_text, 9, 0.95)
+    assert negatives.mine_negative_labels(candidates, id_text, 9).tolist() == reference_labels(
+        candidates, id_text, 9, 0.95
+    )
 
 
 def test_nearness_interpolates_linearly():
@@ -63,13 +67,14 @@ def test_ties_keep_the_order_of_the_candidates():
 @pytest.mark.parametrize("chunk", [1, 10, 35, 36])
 def test_chunks_change_nothing(monkeypatch, chunk):
     candidates, id_text = rows(53, seed=1), rows(5, seed=2)
-    monkeypatch.setattr(negatives, "_CHUNK", chunk)
+    monkeypatch.setattr("ants_lightning.method.chunks._CHUNK", chunk)
     expected = reference_labels(candidates, id_text, 53, 0.95)
     assert negatives.mine_negative_labels(candidates, id_text, 1.0).tolist() == expected
 
 
 @pytest.mark.parametrize(
-    ("keep", "kept"), [(1, 1), (6, 6), (10, 10), (99, 10), (1.0, 10), (0.15, 2), (0.2, 2), (0.201, 3), (1e-9, 1)]
+    ("keep", "kept"),
+    [(1, 1), (6, 6), (10, 10), (99, 10), (1.0, 10), (0.15, 2), (0.2, 2), (0.201, 3), (1e-9, 1)],
 )
 def test_keep_is_a_count_or_a_share_rounded_up(keep, kept):
     assert count_of(keep, 10) == kept
@@ -77,11 +82,13 @@ def test_keep_is_a_count_or_a_share_rounded_up(keep, kept):
     assert found.tolist() == reference_labels(rows(10, seed=1), rows(3, seed=2), kept, 0.95)
 
 
-@pytest.mark.parametrize(("share", "kept"), [(0.07, 7), (0.55, 55), (0.14, 14), (0.28, 28), (0.071, 8), (0.5501, 56)])
+@pytest.mark.parametrize(
+    ("share", "kept"), [(0.07, 7), (0.55, 55), (0.14, 14), (0.28, 28), (0.071, 8), (0.5501, 56)]
+)
 def test_a_share_that_divides_evenly_is_not_rounded_up(share, kept):
     # 0.07 * 100 is 7.000000000000001 in floating point.
     assert count_of(share, 100) == kept
-    assert len(similar_classes(rows(1)[0], rows(100), share)) == kept
+    assert len(near_classes(rows(1)[0], rows(100), share)) == kept
     assert len(negatives.mine_negative_images(torch.linspace(0, 0.5, 100), 0.9, share)[0]) == kept
 
 
@@ -131,7 +138,9 @@ def reference_images(scores, gamma, eta):
 @pytest.mark.parametrize("eta", [0.125, 0.5, 0.75, 1.0])
 @pytest.mark.parametrize("levels", [8, 2**20])
 def test_negative_images_are_those_of_plain_loops(gamma, eta, levels):
-    scores = torch.randint(levels + 1, (101,), generator=torch.Generator().manual_seed(levels)) / levels  # 8: with ties
+    scores = (
+        torch.randint(levels + 1, (101,), generator=torch.Generator().manual_seed(levels)) / levels
+    )  # 8: with ties
     indices, threshold = negatives.mine_negative_images(scores, gamma, eta)
     assert indices.dtype == torch.int64 and isinstance(threshold, float)
     assert (indices.tolist(), threshold) == reference_images(scores.tolist(), gamma, eta)
@@ -167,13 +176,15 @@ def test_bad_arguments_of_negative_images(scores, gamma, eta, match):
 def test_similar_classes_are_those_of_largest_mean_cosine_over_the_images(ratio, count):
     images, id_text = rows(20, seed=1), rows(13, seed=2)
     means = [sum(float(v @ t) for v in images.double()) / 20 for t in id_text.double()]
-    found = similar_classes(images.mean(0), id_text, ratio)
+    found = near_classes(images.mean(0), id_text, ratio)
     assert found.dtype == torch.int64
     assert found.tolist() == sorted(range(13), key=lambda c: -means[c])[:count]
 
 
 def test_equally_similar_classes_keep_their_order():
-    assert similar_classes(torch.tensor([1.0, 0.0]), torch.eye(2)[[1, 0] * 20], 0.5).tolist() == list(range(1, 40, 2))
+    assert near_classes(torch.tensor([1.0, 0.0]), torch.eye(2)[[1, 0] * 20], 0.5).tolist() == list(
+        range(1, 40, 2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,7 +202,7 @@ def test_equally_similar_classes_keep_their_order():
 )
 def test_bad_arguments_of_similar_classes(mean, id_text, ratio, match):
     with pytest.raises(ValueError, match=match):
-        similar_classes(mean, id_text, ratio)
+        near_classes(mean, id_text, ratio)
 
 
 def reference_separation(scores):
@@ -233,9 +244,14 @@ def test_negatives_show_as_a_second_heap_or_as_a_low_median():
 
 @pytest.mark.parametrize(
     ("scores", "least", "match"),
-    [([0.5, NAN], 0.8, "id_scores .*nan"), ([1.5], 0.8, "id_scores .*1.5"), ([0.5], -0.1, "min_separation .*-0.1"),
-     ([0.5], 1.1, "min_separation .*1.1"), ([0.5], NAN, "min_separation .*nan")],
-)  # fmt: skip
+    [
+        ([0.5, NAN], 0.8, "id_scores .*nan"),
+        ([1.5], 0.8, "id_scores .*1.5"),
+        ([0.5], -0.1, "min_separation .*-0.1"),
+        ([0.5], 1.1, "min_separation .*1.1"),
+        ([0.5], NAN, "min_separation .*nan"),
+    ],
+)
 def test_bad_arguments_of_shows_negatives(scores, least, match):
     with pytest.raises(ValueError, match=match):
         shows_negatives(torch.tensor(scores), least)

@@ -44,7 +44,9 @@ def planar(margins, tau=0.01):
 
 
 @pytest.mark.parametrize("tau", [0.01, 0.1, 1.0])
-@pytest.mark.parametrize(("m", "groups"), [(12, 1), (12, 4), (13, 4), (15, 4), (11, 10), (5, 8), (1, 1), (1, 3)])
+@pytest.mark.parametrize(
+    ("m", "groups"), [(12, 1), (12, 4), (13, 4), (15, 4), (11, 10), (5, 8), (1, 1), (1, 3)]
+)
 def test_ood_score_is_that_of_plain_loops(tau, m, groups):
     images, id_text, negatives = rows(7, seed=1), rows(5, seed=2), rows(m, seed=3)
     found = scores.ood_score(images, id_text, negatives, tau, groups)
@@ -66,7 +68,9 @@ def test_groups_are_runs_of_the_seeded_permutation(n, groups, sizes):
     flat = scores.grouped_logsumexp(torch.zeros(1, n), groups)
     torch.testing.assert_close(flat, torch.tensor([sizes]).float().log())
     steep = 100.0 * torch.arange(n)[None]
-    assert scores.grouped_logsumexp(steep, groups)[0].tolist() == [100 * (end - 1) for end in np.cumsum(sizes)]
+    assert scores.grouped_logsumexp(steep, groups)[0].tolist() == [
+        100 * (end - 1) for end in np.cumsum(sizes)
+    ]
 
 
 def test_score_worked_out_by_hand():
@@ -105,7 +109,10 @@ def test_id_score_is_exact_where_the_ood_score_is_1():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_inputs_are_summed_in_float32(dtype):
     args = [rows(n, seed=n).to(dtype) for n in (5, 8, 600)]
-    assert (scores.ood_score(*args).dtype, scores.mcm_score(*args[:2]).dtype) == (torch.float32, torch.float64)
+    assert (scores.ood_score(*args).dtype, scores.mcm_score(*args[:2]).dtype) == (
+        torch.float32,
+        torch.float64,
+    )
     expected = np.mean(1 / (1 + np.exp(-reference_margins(*args, 0.01, 7))), axis=1)
     np.testing.assert_allclose(scores.ood_score(*args, 0.01, 7), expected, rtol=1e-4)
     logits = 3 * torch.randn(4, 2000, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -182,7 +189,10 @@ def test_features_that_are_not_finite_are_named_with_their_row(which, value):
 BAD = [
     *(("image_features", x, m) for x, m in ((rows(4)[0], "shape"), (rows(4, 8), "has 8"))),
     *(("id_text", x, m) for x, m in ((rows(4)[None], "shape"), (rows(4)[:0], "empty"))),
-    *(("negative_text", x, m) for x, m in ((rows(4)[0], "shape"), (rows(4, 8), "has 8"), (rows(4)[:0], "empty"))),
+    *(
+        ("negative_text", x, m)
+        for x, m in ((rows(4)[0], "shape"), (rows(4, 8), "has 8"), (rows(4)[:0], "empty"))
+    ),
     *(("temperature", x, f"got {x}") for x in (0.0, -1.0, NAN)),
     *(("num_groups", x, f"got {x}") for x in (0, -2)),
 ]

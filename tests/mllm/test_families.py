@@ -35,7 +35,10 @@ def load(folder, batch_size):
 
 def images():
     noise = np.random.default_rng(0)
-    return [Image.fromarray(noise.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((64, 64), (40, 130), (150, 90))]
+    return [
+        Image.fromarray(noise.integers(0, 256, (h, w, 3), dtype=np.uint8))
+        for h, w in ((64, 64), (40, 130), (150, 90))
+    ]
 
 
 def test_decoder_layers_alone_are_in_four_bits(family):
@@ -50,7 +53,9 @@ def test_decoder_layers_alone_are_in_four_bits(family):
     assert {kinds[name] for name in inner} == {"Linear4bit"}
     assert {kinds[name] for name in outer} == {"Linear"}
     assert "lm_head" in outer
-    assert any(name.startswith(("model.vision_tower.", "model.vision_model.", "model.visual.")) for name in outer)
+    assert any(
+        name.startswith(("model.vision_tower.", "model.vision_model.", "model.visual.")) for name in outer
+    )
 
 
 def test_batched_answers_equal_single_ones(family):
@@ -59,8 +64,10 @@ def test_batched_answers_equal_single_ones(family):
     for batch_size in (1, 3):
         mllm = load(folder, batch_size)
         answers[batch_size] = (
-            mllm.describe(images(), NAMES), mllm.describe(images(), ["lamp"] * 3), mllm.similar_classes(NAMES, 3),
-        )  # fmt: skip
+            mllm.describe(images(), NAMES),
+            mllm.describe(images(), ["lamp"] * 3),
+            mllm.similar_classes(NAMES, 3),
+        )
     described, of_images, similar = answers[1]
     assert len(described) == len(similar) == 3
     assert any(described)

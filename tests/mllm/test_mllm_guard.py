@@ -22,7 +22,9 @@ def raising(error):
 
 
 def test_good_answers_go_through_and_are_counted():
-    guard = guard_of(lambda images, avoid: [i + a for i, a in zip(images, avoid, strict=True)], lambda n, k: [n[:k]] * 3)
+    guard = guard_of(
+        lambda images, avoid: [i + a for i, a in zip(images, avoid, strict=True)], lambda n, k: [n[:k]] * 3
+    )
     assert isinstance(guard.mllm, MLLM) and guard.describe([], []) == guard.similar_classes([], 5) == []
     assert guard.describe(["x", "y"], ["a", "b"]) == ["xa", "yb"]
     assert guard.similar_classes(["p", "q", "r"], 2) == [["p", "q"]] * 3
@@ -80,7 +82,9 @@ def test_empty_answers_are_failures_that_are_not_asked_again():
 
 
 def test_the_time_of_failures_counts_too():
-    guard = guard_of(lambda *args: time.sleep(0.03) or ["a"], lambda *args: time.sleep(0.03) or raising(OSError())())
+    guard = guard_of(
+        lambda *args: time.sleep(0.03) or ["a"], lambda *args: time.sleep(0.03) or raising(OSError())()
+    )
     guard.describe(["x"], ["a"])
     assert 0.03 <= guard.counts["mllm_seconds"] < 1
     guard.similar_classes(["p"], 5)
@@ -150,7 +154,11 @@ def test_a_run_that_goes_on_asks_nothing_again_that_it_was_answered_before_its_s
     earlier = begin()
     ask(earlier, ["fox"])
     first = begin()
-    assert ask(first, ["fox", "cat"]) == [[], []] and asked == ["fox", "fox", "cat"]  # an empty answer of an earlier run counts not
+    assert ask(first, ["fox", "cat"]) == [[], []] and asked == [
+        "fox",
+        "fox",
+        "cat",
+    ]  # an empty answer of an earlier run counts not
     state = first.state()
     assert ask(first, ["dog"]) == [[]]
     resumed = begin()

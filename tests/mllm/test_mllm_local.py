@@ -39,7 +39,9 @@ def test_a_question_before_setup_is_an_error(images):
         TransformersMLLM(demo.LLAVA).describe(images[:1], ["star"])
 
 
-@pytest.mark.parametrize("settings", [{}, {"quantization": "int8"}, {"quantization": "none"}, {"offload": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"quantization": "int8"}, {"quantization": "none"}, {"offload": True}]
+)
 def test_answers_do_not_depend_on_the_batch(images, settings):
     avoid = ["star", "ring", "sailboat", "cup", "pine", "flag", "house"]
     single, batched = ready(batch_size=1, **settings), ready(batch_size=7, **settings)
@@ -100,24 +102,36 @@ def test_images_are_made_smaller_never_larger():
 
 def test_prompts_are_filled_in():
     mllm = TransformersMLLM(
-        demo.LLAVA, describe_prompt="Not {name}!", similar_prompt="{count} like {name}", similar_image_prompt="{name}? {count}"
+        demo.LLAVA,
+        describe_prompt="Not {name}!",
+        similar_prompt="{count} like {name}",
+        similar_image_prompt="{name}? {count}",
     )
     asked = []
     mllm.answer = lambda questions: [asked.append(q) or "x" for q in questions]
     image = Image.new("RGB", (8, 8))
     mllm.describe([image], ["{fox}"])
     mllm.similar_classes(["fox", "cat"], 4, [None, image])
-    assert [(q.text, q.image) for q in asked] == [("Not {fox}!", image), ("4 like fox", None), ("cat? 4", image)]
+    assert [(q.text, q.image) for q in asked] == [
+        ("Not {fox}!", image),
+        ("4 like fox", None),
+        ("cat? 4", image),
+    ]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"quantization": "int4"}, "int4"), ({"compute_dtype": "float8"}, "float8"), ({"batch_size": 0}, "0"),
-        ({"batch_size": 2.5}, "2.5"), ({"offload": "no"}, "no"), ({"max_new_tokens": 0}, "0"), ({"max_image_side": -1}, "-1"),
+        ({"quantization": "int4"}, "int4"),
+        ({"compute_dtype": "float8"}, "float8"),
+        ({"batch_size": 0}, "0"),
+        ({"batch_size": 2.5}, "2.5"),
+        ({"offload": "no"}, "no"),
+        ({"max_new_tokens": 0}, "0"),
+        ({"max_image_side": -1}, "-1"),
         ({"describe_prompt": "What is {this}?"}, "this"),
     ],
-)  # fmt: skip
+)
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         TransformersMLLM(demo.LLAVA, **settings)
@@ -147,7 +161,15 @@ def test_folders_of_any_form_are_one_model(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     found = []
-    for model in (str(folder), folder, "models/mine", Path("models/mine"), "./models/mine", "~/models/mine", Path("~/models/mine")):
+    for model in (
+        str(folder),
+        folder,
+        "models/mine",
+        Path("models/mine"),
+        "./models/mine",
+        "~/models/mine",
+        Path("~/models/mine"),
+    ):
         mllm = TransformersMLLM(model, max_new_tokens=8)
         mllm.setup(torch.device("cpu"))
         found.append((mllm.identity(), mllm.similar_classes(["cup"])))
@@ -168,8 +190,12 @@ def changed(tmp_path, change):
 
 NO_QUESTION = {
     "no template": lambda folder: (folder / "chat_template.jinja").unlink(),
-    "a template that is none": lambda folder: (folder / "chat_template.jinja").write_text("{% for message in"),
-    "a template that refuses": lambda folder: (folder / "chat_template.jinja").write_text("{{ raise_exception('one turn') }}"),
+    "a template that is none": lambda folder: (folder / "chat_template.jinja").write_text(
+        "{% for message in"
+    ),
+    "a template that refuses": lambda folder: (folder / "chat_template.jinja").write_text(
+        "{{ raise_exception('one turn') }}"
+    ),
     "a template of texts": lambda folder: (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"
     ),
@@ -181,7 +207,9 @@ NO_QUESTION = {
 
 @pytest.mark.parametrize("change", NO_QUESTION)
 def test_a_processor_that_can_make_no_question_is_an_error_at_setup(tmp_path, change):
-    with pytest.raises(ValueError, match=r"model: its (processor|chat template) .*(chat_template.jinja|leaves the image out)"):
+    with pytest.raises(
+        ValueError, match=r"model: its (processor|chat template) .*(chat_template.jinja|leaves the image out)"
+    ):
         changed(tmp_path, NO_QUESTION[change]).setup(torch.device("cpu"))
 
 
@@ -243,5 +271,7 @@ def test_identity_tells_models_and_settings_apart_but_no_paths(tmp_path):
 
 
 def test_outside_is_the_siblings_on_the_way_down():
-    model = nn.ModuleDict({"head": nn.Linear(1, 1), "model": nn.ModuleDict({"eyes": nn.Linear(1, 1), "text": nn.Linear(1, 1)})})
+    model = nn.ModuleDict(
+        {"head": nn.Linear(1, 1), "model": nn.ModuleDict({"eyes": nn.Linear(1, 1), "text": nn.Linear(1, 1)})}
+    )
     assert outside(model, model["model"]["text"]) == ["head", "model.eyes"]

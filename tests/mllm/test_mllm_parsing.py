@@ -89,7 +89,9 @@ def test_a_sentence_has_at_most_so_many_words():
     assert parse_sentence(" ".join(words), max_words=4).split() == words[:4]
 
 
-@pytest.mark.parametrize("answer", ["", " \n", "[]", "{}", "[[], {}]", "***", "\x00\x01", "[null, 1, true]\n"])
+@pytest.mark.parametrize(
+    "answer", ["", " \n", "[]", "{}", "[[], {}]", "***", "\x00\x01", "[null, 1, true]\n"]
+)
 def test_an_answer_without_names_gives_none(answer):
     assert parse_names(answer, 5) == []
 
@@ -130,8 +132,9 @@ def test_hostile_answers_raise_nothing_take_no_time_and_give_clean_short_text(ki
 
 
 NOT_NAMES = re.compile(  # what a model says in place of a name, and before one
-    r"(other|others|etc|sure|certainly|absolutely|ok|okay|alright|great|yes|gladly|hello|hi|definitely|enjoy)$", re.IGNORECASE,
-)  # fmt: skip
+    r"(other|others|etc|sure|certainly|absolutely|ok|okay|alright|great|yes|gladly|hello|hi|definitely|enjoy)$",
+    re.IGNORECASE,
+)
 NAME = st.text(st.characters(categories=["Lu", "Ll", "Lo", "Nd"]), max_size=12).filter(
     lambda text: any(map(str.isalpha, text)) and not NOT_NAMES.match(text) and not is_refusal(text)
 )
@@ -141,7 +144,9 @@ STYLES = {
     "stars": lambda names: "\n\n".join(f"* **{name}**" for name in names),
     "commas": ", ".join,
     "json": lambda names: "Here you are: " + json.dumps(names),
-    "escaped json": lambda names: "```json\n" + json.dumps({"names": names}, ensure_ascii=True, indent=2) + "\n```",
+    "escaped json": lambda names: (
+        "```json\n" + json.dumps({"names": names}, ensure_ascii=True, indent=2) + "\n```"
+    ),
 }
 
 
@@ -150,7 +155,11 @@ def test_any_text_gives_short_clean_text(answer):
     names, sentence = parse_names(answer, 5), parse_sentence(answer)
     assert len(names) <= 5 and len(sentence) <= 300 and len(sentence.split()) <= 30
     for text in [sentence, *names]:
-        assert text == text.strip() and "\n" not in text and not any(unicodedata.category(c)[0] == "C" for c in text)
+        assert (
+            text == text.strip()
+            and "\n" not in text
+            and not any(unicodedata.category(c)[0] == "C" for c in text)
+        )
         text.encode()
     for name in names:
         assert 0 < len(name) <= 60 and len(name.split()) <= 4 and any(c.isalpha() for c in name)
@@ -170,14 +179,25 @@ def test_names_written_in_a_style_are_read_again(style, names):
 
 
 REFUSALS = [
-    "I'm sorry, but I can't help with that.", "I’m sorry, I cannot describe this image.", "Sorry, I can't do that.",
+    "I'm sorry, but I can't help with that.",
+    "I’m sorry, I cannot describe this image.",
+    "Sorry, I can't do that.",
     "I cannot assist.",
-    "As an AI language model, I cannot see images.", "Unfortunately, the image is blurry.", "I'm unable to view the image.",
-    "Unable to process the image.", "There is no image.", "No image was provided.", "Please provide an image.", "N/A",
-    "It looks like you didn't attach an image.", "Es tut mir leid, das kann ich nicht.", "Lo siento, no puedo.",
+    "As an AI language model, I cannot see images.",
+    "Unfortunately, the image is blurry.",
+    "I'm unable to view the image.",
+    "Unable to process the image.",
+    "There is no image.",
+    "No image was provided.",
+    "Please provide an image.",
+    "N/A",
+    "It looks like you didn't attach an image.",
+    "Es tut mir leid, das kann ich nicht.",
+    "Lo siento, no puedo.",
     "抱歉，我无法帮助。",
-    "**I'm sorry**, no.", "<think>He wants a name.</think>I can't name it.",
-]  # fmt: skip
+    "**I'm sorry**, no.",
+    "<think>He wants a name.</think>I can't name it.",
+]
 
 
 @pytest.mark.parametrize("answer", REFUSALS)
@@ -187,19 +207,32 @@ def test_a_refusal_is_no_answer(answer):
 
 @pytest.mark.parametrize(
     "sentence",
-    ["A sorry-looking dog.", "Here comes a dog.", "Sorry-looking dogs on a lawn.", "I beam of steel",
-     "A man who is unable to swim.",
-     "Unfortunate fish on a plate", "A thinking man", "A clock that shows 3:45 on a wall", "An airplane", "Nonetheless a bird"],
-)  # fmt: skip
+    [
+        "A sorry-looking dog.",
+        "Here comes a dog.",
+        "Sorry-looking dogs on a lawn.",
+        "I beam of steel",
+        "A man who is unable to swim.",
+        "Unfortunate fish on a plate",
+        "A thinking man",
+        "A clock that shows 3:45 on a wall",
+        "An airplane",
+        "Nonetheless a bird",
+    ],
+)
 def test_what_only_begins_like_a_refusal_or_a_preamble_is_a_sentence(sentence):
     assert parse_sentence(sentence) == sentence
 
 
 THOUGHTS = [
-    "<think>\nOkay, a few words.\n</think>\n\n{}", "Okay, a few words.\n</think>\n{}", "<thinking>A cat, a dog.</thinking> {}",
-    "<reasoning>Hm</reasoning>{}", "◁think▷hm◁/think▷{}", "<think>" + "a thought, and " * 1000 + "</think>{}",
+    "<think>\nOkay, a few words.\n</think>\n\n{}",
+    "Okay, a few words.\n</think>\n{}",
+    "<thinking>A cat, a dog.</thinking> {}",
+    "<reasoning>Hm</reasoning>{}",
+    "◁think▷hm◁/think▷{}",
+    "<think>" + "a thought, and " * 1000 + "</think>{}",
     "<|channel|>analysis<|message|>A cat, a dog.<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("form", THOUGHTS)
@@ -215,25 +248,43 @@ def test_an_answer_that_was_cut_in_its_thoughts_is_none(cut):
 
 @pytest.mark.parametrize(
     "answer",
-    ["Sure! Here is a description:\nA red bird", "Sure! Here's a description in a few words: A red bird",
-     "### Main object\nA red bird",
-     "**Answer:** A red bird", "Description: A red bird", "The main object is:\n- A red bird", "Sure!\nA red bird",
-     "Okay. A red bird",
-     '```json\n{"caption": "A red bird"}\n```', '{"description": "A red bird"}', '["A red bird", "A bird"]', "```\nA red bird\n```",
-     "Certainly, here are a few words:\n\n**A red bird**", "The main object in this image is: A red bird"],
-)  # fmt: skip
+    [
+        "Sure! Here is a description:\nA red bird",
+        "Sure! Here's a description in a few words: A red bird",
+        "### Main object\nA red bird",
+        "**Answer:** A red bird",
+        "Description: A red bird",
+        "The main object is:\n- A red bird",
+        "Sure!\nA red bird",
+        "Okay. A red bird",
+        '```json\n{"caption": "A red bird"}\n```',
+        '{"description": "A red bird"}',
+        '["A red bird", "A bird"]',
+        "```\nA red bird\n```",
+        "Certainly, here are a few words:\n\n**A red bird**",
+        "The main object in this image is: A red bird",
+    ],
+)
 def test_the_dress_of_a_sentence_is_taken_off(answer):
     assert parse_sentence(answer) == "A red bird"
 
 
 @pytest.mark.parametrize(
     "answer",
-    ["1. **Wolf**: a wild dog, of the north\n2. **Red fox**: small", "1. Wolf - a wild dog\n2. Red fox – a small, red one",
-     '[{"name": "Wolf"}, {"name": "Red fox"}]', '{"1": "Wolf", "2": "Red fox"}',
-     "1. Wolf\n   - similar fur\n2. Red fox\n   - its tail",
-     "| Name |\n|---|\n| Wolf |\n| Red fox |", "| # | Name | Why |\n|---|---|---|\n| 1 | Wolf | fur |\n| 2 | Red fox | tail |",
-     "Sure!\n1. Wolf (Canis lupus)\n2. Red fox (Vulpes)\nHope this helps!", "Sure, Wolf, Red fox", "Names: Wolf or Red fox",
-     "### Similar classes\n- Wolf\n- Red fox", "Wolf、Red fox"],
-)  # fmt: skip
+    [
+        "1. **Wolf**: a wild dog, of the north\n2. **Red fox**: small",
+        "1. Wolf - a wild dog\n2. Red fox – a small, red one",
+        '[{"name": "Wolf"}, {"name": "Red fox"}]',
+        '{"1": "Wolf", "2": "Red fox"}',
+        "1. Wolf\n   - similar fur\n2. Red fox\n   - its tail",
+        "| Name |\n|---|\n| Wolf |\n| Red fox |",
+        "| # | Name | Why |\n|---|---|---|\n| 1 | Wolf | fur |\n| 2 | Red fox | tail |",
+        "Sure!\n1. Wolf (Canis lupus)\n2. Red fox (Vulpes)\nHope this helps!",
+        "Sure, Wolf, Red fox",
+        "Names: Wolf or Red fox",
+        "### Similar classes\n- Wolf\n- Red fox",
+        "Wolf、Red fox",
+    ],
+)
 def test_the_dress_of_names_is_taken_off(answer):
     assert parse_names(answer, 5) == ["Wolf", "Red fox"]

@@ -47,11 +47,19 @@ def loaded(dtype="float32", **settings):
 @pytest.mark.parametrize(
     ("out", "inner", "block", "dtype", "fits"),
     [
-        (4096, 4096, 64, BF16, True), (11008, 4096, 64, BF16, True), (2560, 9728, 64, BF16, True), (960, 576, 64, BF16, True),
-        (32, 64, 64, BF16, True), (352, 128, 64, BF16, True), (128, 352, 64, BF16, False), (48, 64, 64, BF16, False),
-        (4096, 4096, 64, FP32, False), (4096, 4096, 64, FP16, False), (64, 64, 128, BF16, False),
+        (4096, 4096, 64, BF16, True),
+        (11008, 4096, 64, BF16, True),
+        (2560, 9728, 64, BF16, True),
+        (960, 576, 64, BF16, True),
+        (32, 64, 64, BF16, True),
+        (352, 128, 64, BF16, True),
+        (128, 352, 64, BF16, False),
+        (48, 64, 64, BF16, False),
+        (4096, 4096, 64, FP32, False),
+        (4096, 4096, 64, FP16, False),
+        (64, 64, 128, BF16, False),
     ],
-)  # fmt: skip
+)
 def test_the_choice_by_shape_and_dtype(out, inner, block, dtype, fits):
     assert fits_fast_path(out, inner, block, dtype) is fits
 
@@ -125,7 +133,9 @@ def test_bfloat16_answers(small_demo, settings):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_one_layer_of_each_kind_is_tried(quantization, kinds, dtype, monkeypatch):
     tried = []
-    monkeypatch.setattr("ants_lightning.mllm.quantised._check", lambda path, layer, dtype: tried.append((path, dtype)))
+    monkeypatch.setattr(
+        "ants_lightning.mllm.quantised._check", lambda path, layer, dtype: tried.append((path, dtype))
+    )
     mllm = loaded(dtype, quantization=quantization)
     assert len(tried) == kinds and {d for _, d in tried} <= {getattr(torch, dtype)}
     monkeypatch.undo()
@@ -134,7 +144,11 @@ def test_one_layer_of_each_kind_is_tried(quantization, kinds, dtype, monkeypatch
 
 def test_trying_leaves_the_weights_as_they_are(small_demo, monkeypatch):
     images = [small_demo.id_set[i][0] for i in range(4)]
-    for settings in ({"dtype": "float32"}, {"dtype": "bfloat16"}, {"dtype": "float32", "quantization": "int8"}):
+    for settings in (
+        {"dtype": "float32"},
+        {"dtype": "bfloat16"},
+        {"dtype": "float32", "quantization": "int8"},
+    ):
         tried = loaded(**settings).describe(images, ["star"] * 4)
         with monkeypatch.context() as patch:
             patch.setattr("ants_lightning.mllm.local.check_layers", lambda model, dtype: 0)
@@ -168,7 +182,15 @@ def test_a_layer_that_computes_something_else_is_an_error(fault):
     model["layers"][0].forward = lambda x: FAULTS[fault](forward, x)
     with pytest.raises(RuntimeError, match="does not compute what its weights say") as caught:
         check_layers(model, FP32)
-    for part in ("layers.0", "Linear4bit", "64 to 96", "float32", bitsandbytes.__version__, torch.__version__, processor_name()):
+    for part in (
+        "layers.0",
+        "Linear4bit",
+        "64 to 96",
+        "float32",
+        bitsandbytes.__version__,
+        torch.__version__,
+        processor_name(),
+    ):
         assert part in str(caught.value)
 
 
@@ -179,7 +201,9 @@ def test_a_layer_that_fails_is_an_error_with_its_cause():
         raise RuntimeError("shape '[128, 5]' is invalid for input of size 704")
 
     layer.forward = fail
-    with pytest.raises(RuntimeError, match=r"layer mlp.down .*352 to 128.* fails: shape '\[128, 5\]' is invalid"):
+    with pytest.raises(
+        RuntimeError, match=r"layer mlp.down .*352 to 128.* fails: shape '\[128, 5\]' is invalid"
+    ):
         check_layers(nn.ModuleDict({"mlp": nn.ModuleDict({"down": layer})}), FP32)
 
 

@@ -43,22 +43,46 @@ ODD = {
     "identity of another hash": {"mllm": hash_of(ME), "identity": OTHER},
     "identity and answer": {"mllm": hash_of(ME), "identity": ME, "answer": 5},
     "mllm is a list": {"mllm": [1], "identity": ME},
-    "answer of a list": {"mllm": [hash_of(ME)], "ask": "describe", "name": "x", "count": None, "image": "h", "answer": "a"},
+    "answer of a list": {
+        "mllm": [hash_of(ME)],
+        "ask": "describe",
+        "name": "x",
+        "count": None,
+        "image": "h",
+        "answer": "a",
+    },
     "no name": {"mllm": hash_of(ME), "ask": "describe", "count": None, "image": "h", "answer": "a"},
     **{
         f"{key} is {value!r}": {
-            "mllm": hash_of(ME), "ask": "describe", "name": "x", "count": None, "image": "h", "answer": "a", key: value,
+            "mllm": hash_of(ME),
+            "ask": "describe",
+            "name": "x",
+            "count": None,
+            "image": "h",
+            "answer": "a",
+            key: value,
         }
         for key, value in [
-            ("name", ["x"]), ("name", None), ("ask", 3), ("ask", []), ("ask", "similar_classes"), ("image", {}), ("image", 1),
-            ("count", 1.5), ("count", True), ("count", [2]), ("answer", 5), ("answer", ["a"]), ("answer", {"a": 1}), ("answer",
-            [5]),
+            ("name", ["x"]),
+            ("name", None),
+            ("ask", 3),
+            ("ask", []),
+            ("ask", "similar_classes"),
+            ("image", {}),
+            ("image", 1),
+            ("count", 1.5),
+            ("count", True),
+            ("count", [2]),
+            ("answer", 5),
+            ("answer", ["a"]),
+            ("answer", {"a": 1}),
+            ("answer", [5]),
         ]
     },
     "a list": ["mllm", "ask", "name", "count", "image", "answer"],
     "a text": "mllm",
     "a number": 5,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ODD)
@@ -68,13 +92,18 @@ def test_a_line_of_another_form_is_skipped_and_counted(kind, tmp_path, caplog):
     with path.open("a") as file:
         file.write(json.dumps(ODD[kind]) + "\n\n")
     Record(path, ME).add([(CAT, "a cat")])
-    assert Record(path, ME).answers == {FOX: ["wolf"], CAT: "a cat"} and "1 lines could not be read" in caplog.text
+    assert (
+        Record(path, ME).answers == {FOX: ["wolf"], CAT: "a cat"}
+        and "1 lines could not be read" in caplog.text
+    )
     replay = ReplayMLLM(str(path))
     replay.setup(torch.device("cpu"))
     assert replay.identity() == ME and replay.similar_classes(["fox"]) == [["wolf"]]
 
 
-@pytest.mark.parametrize("content", [b"my notes\n", b"\x89PNG\r\n\x1a\n\0\0", b'{"a": 1}\n{"b": 2}\n', b"[]", b"a,b\n1,2\n" * 999])
+@pytest.mark.parametrize(
+    "content", [b"my notes\n", b"\x89PNG\r\n\x1a\n\0\0", b'{"a": 1}\n{"b": 2}\n', b"[]", b"a,b\n1,2\n" * 999]
+)
 def test_a_file_of_somebody_else_is_named_and_left_alone(content, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
@@ -104,7 +133,9 @@ def test_a_folder_or_a_pipe_is_no_record(tmp_path):
 
 def test_an_identity_of_other_types_is_told_or_written_as_text(tmp_path):
     Record(tmp_path / "a.jsonl", {"model": tmp_path, "dtype": torch.float32}).add([(FOX, ["wolf"])])
-    assert Record(tmp_path / "a.jsonl", {"model": str(tmp_path), "dtype": "torch.float32"}).answers == {FOX: ["wolf"]}
+    assert Record(tmp_path / "a.jsonl", {"model": str(tmp_path), "dtype": "torch.float32"}).answers == {
+        FOX: ["wolf"]
+    }
     for identity in (5, {"a": 1, (1, 2): 3}):
         with pytest.raises(ValueError, match="identity"):
             Record(tmp_path / "b.jsonl", identity)
@@ -144,7 +175,10 @@ def test_what_is_forgotten_is_gone_until_it_is_answered_again(tmp_path):
     record.add([(FOX, ["wolf"]), (CAT, "I cannot see it")])
     start = record.count
     record.forget([CAT, Asked("describe", "dog", None, "abc")])
-    assert record.answers == record.said == {FOX: ["wolf"]} == Record(path, ME).said and record.since(start) == []
+    assert (
+        record.answers == record.said == {FOX: ["wolf"]} == Record(path, ME).said
+        and record.since(start) == []
+    )
     assert Record(path, ME).count == record.count == start + 1  # only what was known is taken back
     Record(path, ME).add([(CAT, "a cat")])
     assert Record(path, ME).answers == {FOX: ["wolf"], CAT: "a cat"}
@@ -171,8 +205,20 @@ def test_pixel_hash_tells_pixels_and_shapes_apart_but_not_files(tmp_path):
     image = Image.new("RGB", (4, 2), "red")
     image.save(tmp_path / "a.png")
     image.save(tmp_path / "a.bmp")
-    assert pixel_hash(image) == pixel_hash(Image.open(tmp_path / "a.png")) == pixel_hash(Image.open(tmp_path / "a.bmp"))
-    assert len({pixel_hash(i) for i in (image, Image.new("RGB", (2, 4), "red"), Image.new("RGB", (4, 2), "blue"))}) == 3
+    assert (
+        pixel_hash(image)
+        == pixel_hash(Image.open(tmp_path / "a.png"))
+        == pixel_hash(Image.open(tmp_path / "a.bmp"))
+    )
+    assert (
+        len(
+            {
+                pixel_hash(i)
+                for i in (image, Image.new("RGB", (2, 4), "red"), Image.new("RGB", (4, 2), "blue"))
+            }
+        )
+        == 3
+    )
 
 
 def llava():
@@ -183,7 +229,9 @@ def scores(results):
     return {name: (stream["lambda"], stream["scores"]) for name, stream in results["streams"].items()}
 
 
-def test_a_repeated_run_asks_nothing_and_a_replay_needs_no_model_and_both_give_the_same(run, tmp_path, monkeypatch):
+def test_a_repeated_run_asks_nothing_and_a_replay_needs_no_model_and_both_give_the_same(
+    run, tmp_path, monkeypatch
+):
     first = run(llava())[2]
     asked = {name: stream["mllm_calls"] for name, stream in first["streams"].items()}
     recalled = {name: stream["mllm_recalled"] for name, stream in first["streams"].items()}
@@ -195,11 +243,20 @@ def test_a_repeated_run_asks_nothing_and_a_replay_needs_no_model_and_both_give_t
     monkeypatch.setattr(TransformersMLLM, "load", None)  # no model from here on
     record.rename(tmp_path / "moved.jsonl")
     replayed = run(ReplayMLLM(str(tmp_path / "moved.jsonl")))[2]
-    assert scores(replayed) == scores(first) and set(record.read_bytes().splitlines()) == set(kept.splitlines())
+    assert scores(replayed) == scores(first) and set(record.read_bytes().splitlines()) == set(
+        kept.splitlines()
+    )
     for name, stream in again["streams"].items():
-        assert stream["mllm_calls"] == 0 < asked[name] and stream["mllm_recalled"] == asked[name] + recalled[name]
+        assert (
+            stream["mllm_calls"] == 0 < asked[name]
+            and stream["mllm_recalled"] == asked[name] + recalled[name]
+        )
     for name, stream in replayed["streams"].items():
-        assert (stream["mllm_calls"], stream["mllm_recalled"], stream["mllm_failures"]) == (asked[name], recalled[name], 0)
+        assert (stream["mllm_calls"], stream["mllm_recalled"], stream["mllm_failures"]) == (
+            asked[name],
+            recalled[name],
+            0,
+        )
 
 
 def test_another_prompt_is_asked_anew(run):

@@ -23,7 +23,15 @@ LENGTH = "max_new_tokens"
         (said(None, refusal="I'm sorry"), ""),
         (said("a bi", finish="length"), "a bi"),
         (said([{"type": "text", "text": "a "}, {"type": "text", "text": "bird"}]), "a bird"),
-        (said([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "a bird"}]), "a bird"),
+        (
+            said(
+                [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                    {"type": "text", "text": "a bird"},
+                ]
+            ),
+            "a bird",
+        ),
         (said(["a bird", None, {"type": "image_url"}]), "a bird"),
         (said("a bird", reasoning_content="a cat?", reasoning="a dog?"), "a bird"),
         ({**said("a bird"), "error": None}, "a bird"),
@@ -35,9 +43,15 @@ def test_an_answer_is_read(reply, answer):
 
 
 NO_ANSWERS = {
-    "error instead": ({"id": None, "choices": None, "error": {"code": 429, "message": "Provider error"}}, "Provider error"),
+    "error instead": (
+        {"id": None, "choices": None, "error": {"code": 429, "message": "Provider error"}},
+        "Provider error",
+    ),
     "error beside": ({**said("a bird"), "error": {"message": "overloaded"}}, "overloaded"),
-    "error in the choice": ({"choices": [{**said("")["choices"][0], "error": {"message": "timed out"}}]}, "timed out"),
+    "error in the choice": (
+        {"choices": [{**said("")["choices"][0], "error": {"message": "timed out"}}]},
+        "timed out",
+    ),
     "finished by an error": (said("half a", finish="error"), "half a"),
     "words of a proxy": ({"detail": "no upstream"}, "no upstream"),
     "no choices": ({"choices": []}, "choices"),
@@ -71,7 +85,9 @@ def test_what_is_no_answer_is_said_in_its_own_words(kind):
 
 @pytest.mark.parametrize("kind", [*NO_ANSWERS, "status 500", "status 401"])
 def test_one_odd_reply_of_twenty_costs_one_answer(kind, caplog):
-    odd = {"status 500": (500, {"error": "boom"}), "status 401": (401, b"who?")}.get(kind) or NO_ANSWERS[kind][0]
+    odd = {"status 500": (500, {"error": "boom"}), "status 401": (401, b"who?")}.get(kind) or NO_ANSWERS[
+        kind
+    ][0]
     with serving(lambda text, body: odd if text == "question 7" else said("a dog")) as server:
         mllm = ServedMLLM(server.url, "m", max_retries=0)
         answers = mllm.answer([Question(f"question {i}") for i in range(20)])
@@ -96,9 +112,29 @@ def test_models_are_read_where_the_list_has_the_usual_form(body, names):
     assert model_names(json.dumps(body)) == names
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
-    st.sampled_from(["choices", "message", "content", "error", "finish_reason", "data", "id", "text", "type", "detail"]), inner
-))  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "choices",
+                    "message",
+                    "content",
+                    "error",
+                    "finish_reason",
+                    "data",
+                    "id",
+                    "text",
+                    "type",
+                    "detail",
+                ]
+            ),
+            inner,
+        )
+    ),
+)
 
 
 @given(JSON.map(json.dumps) | st.text())

@@ -32,14 +32,21 @@ def test_a_server_that_drips_is_left_after_the_time_out_and_asked_again():
 
 def test_a_server_that_never_ends_its_replies_is_a_time_out_within_all_tries():
     start = time.monotonic()
-    with serving(lambda text, body: 60.0) as server, pytest.raises(TimeoutError, match=r"127\.0\.0\.1.* 0.5 s.* 2 times") as error:
+    with (
+        serving(lambda text, body: 60.0) as server,
+        pytest.raises(TimeoutError, match=r"127\.0\.0\.1.* 0.5 s.* 2 times") as error,
+    ):
         ServedMLLM(server.url, "m", timeout=0.5, max_retries=1, concurrency=2).answer(TEN)
-    assert 1 < time.monotonic() - start < 5 and len(server.asked) == 4  # two workers, two tries; the others are not sent
+    assert (
+        1 < time.monotonic() - start < 5 and len(server.asked) == 4
+    )  # two workers, two tries; the others are not sent
     assert error.value.__cause__ is not None
 
 
 def test_one_question_that_takes_too_long_costs_itself_while_others_are_answered():
-    with serving(lambda text, body: 60.0 if text == "question 3" else time.sleep(0.2) or said("a bird")) as server:
+    with serving(
+        lambda text, body: 60.0 if text == "question 3" else time.sleep(0.2) or said("a bird")
+    ) as server:
         answers = ServedMLLM(server.url, "m", timeout=0.7, max_retries=0, concurrency=2).answer(TEN)
     assert answers == ["a bird"] * 3 + [None] + ["a bird"] * 6
 
@@ -51,7 +58,9 @@ def test_a_server_that_refuses_connections_is_gone():
     mllm = ServedMLLM(f"http://127.0.0.1:{port}/v1", "m", max_retries=1, concurrency=2)
     start = time.monotonic()
     for ask in (lambda: mllm.answer(TEN * 10), lambda: mllm.setup(torch.device("cpu"))):
-        with pytest.raises(ConnectionError, match=rf"127\.0\.0\.1:{port} cannot be reached: connection refused") as error:
+        with pytest.raises(
+            ConnectionError, match=rf"127\.0\.0\.1:{port} cannot be reached: connection refused"
+        ) as error:
             ask()
         assert error.value.__cause__ is not None
     assert time.monotonic() - start < 6  # a few tries, not two for each of a hundred questions
@@ -78,11 +87,27 @@ def test_a_server_that_breaks_off_each_reply_is_told_of():
 def test_names_and_certificates_that_are_not_accepted_are_told(tmp_path):
     with pytest.raises(ConnectionError, match=r"no-such-host\.invalid.*its name cannot be resolved"):
         ServedMLLM("http://no-such-host.invalid/v1", "m", max_retries=0).setup(torch.device("cpu"))
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    subprocess.run([*make, "-keyout", tmp_path / "key", "-out", tmp_path / "cert"], check=True, stderr=subprocess.DEVNULL)
+    make = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    subprocess.run(
+        [*make, "-keyout", tmp_path / "key", "-out", tmp_path / "cert"], check=True, stderr=subprocess.DEVNULL
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
-    with serving(None, context=context) as server, pytest.raises(ConnectionError, match="certificate is not accepted: self-signed"):
+    with (
+        serving(None, context=context) as server,
+        pytest.raises(ConnectionError, match="certificate is not accepted: self-signed"),
+    ):
         ServedMLLM(server.url, "m", max_retries=0).setup(torch.device("cpu"))
     with serving(None) as server, pytest.raises(ConnectionError, match="no TLS with it"):
         ServedMLLM(server.url.replace("http", "https"), "m", max_retries=0).setup(torch.device("cpu"))
@@ -129,17 +154,29 @@ def test_more_requests_at_a_time_than_a_small_server_queues_are_all_answered():
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 503])
-def test_a_status_on_every_question_is_told_with_the_servers_words_and_without_the_key(status, monkeypatch, caplog):
+def test_a_status_on_every_question_is_told_with_the_servers_words_and_without_the_key(
+    status, monkeypatch, caplog
+):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret\n")
     words = {"error": {"message": "no such thing for key sk-very-secret, \x1b[31m" + "sorry " * 99}}
-    with serving(lambda text, body: (status, words)) as server, caplog.at_level(logging.DEBUG, "ants_lightning"):
+    with (
+        serving(lambda text, body: (status, words)) as server,
+        caplog.at_level(logging.DEBUG, "ants_lightning"),
+    ):
         with pytest.raises(RuntimeError, match=rf"127\.0\.0\.1.* status {status}: no such thing") as error:
             ServedMLLM(server.url, "m", max_retries=0).answer(TEN)
         assert server.asked[0]["headers"]["authorization"] == "Bearer sk-very-secret"
-    assert "very-secret" not in str(error.value) + caplog.text and len(str(error.value)) < 350 and str(error.value).isprintable()
+    assert (
+        "very-secret" not in str(error.value) + caplog.text
+        and len(str(error.value)) < 350
+        and str(error.value).isprintable()
+    )
     assert error.value.__suppress_context__ and error.value.__cause__ is None
 
 
 def test_replies_that_hold_no_answer_to_any_question_are_told():
-    with serving(lambda text, body: said(None, finish="length")) as server, pytest.raises(RuntimeError, match="max_new_tokens"):
+    with (
+        serving(lambda text, body: said(None, finish="length")) as server,
+        pytest.raises(RuntimeError, match="max_new_tokens"),
+    ):
         ServedMLLM(server.url, "m").answer(TEN)

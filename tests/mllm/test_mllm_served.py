@@ -30,11 +30,21 @@ def free_port():
 
 def start(port):
     """A server process, once it answers."""
-    command = [Path(sys.executable).with_name("transformers"), "serve", demo.LLAVA, "--port", str(port), "--dtype", "float32"]
+    command = [
+        Path(sys.executable).with_name("transformers"),
+        "serve",
+        demo.LLAVA,
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+    ]
     process = subprocess.Popen(
-        [*map(str, command), "--device", "cpu"], env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [*map(str, command), "--device", "cpu"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     for _ in range(240):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
@@ -80,7 +90,11 @@ def test_a_whole_run_and_the_key_is_nowhere(server, run, tmp_path, monkeypatch, 
     for stream in results["streams"].values():
         assert stream["mllm_failures"] == 0 < stream["mllm_calls"] and stream["n_vsnl"] > 0
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert b"very-secret" not in written and "very-secret" not in caplog.text and "very-secret" not in str(vars(mllm))
+    assert (
+        b"very-secret" not in written
+        and "very-secret" not in caplog.text
+        and "very-secret" not in str(vars(mllm))
+    )
 
 
 def test_a_server_killed_midway_ends_in_results_with_the_failures_counted(run, small_demo):
@@ -101,7 +115,7 @@ def test_a_server_killed_midway_ends_in_results_with_the_failures_counted(run, s
 
     try:
         mllm = Killed(f"http://127.0.0.1:{port}/v1", demo.LLAVA, max_new_tokens=16, timeout=5, max_retries=1)
-        results = run(mllm, refresh_every=1)[2]
+        results = run(mllm, schedule={"every": 1})[2]
     finally:
         process.kill()
     first, *others = results["streams"].values()
@@ -133,7 +147,12 @@ def test_requests_that_fail_are_none_and_others_are_kept_and_the_bound_holds(sma
 
     with serving(answer) as server:
         answers = ready_for(server, concurrency=3).describe([small_demo.id_set[0][0]] * 12, ["star"] * 12)
-    assert answers.count("a fox") == 4 and answers.count(None) == 8 and "8 of 12" in caplog.text and "status 400" in caplog.text
+    assert (
+        answers.count("a fox") == 4
+        and answers.count(None) == 8
+        and "8 of 12" in caplog.text
+        and "status 400" in caplog.text
+    )
     assert 1 < most[0] <= 3
 
 
@@ -152,7 +171,9 @@ def test_names_are_asked_for_in_json_where_the_server_knows_how(small_demo):
         assert "response_format" not in server.asked[-1] and plain.identity() != mllm.identity()
 
 
-@pytest.mark.parametrize("refusal", [(400, {"error": "what?"}), (422, {"detail": "?"}), (500, b"grammar"), said(None, "length")])
+@pytest.mark.parametrize(
+    "refusal", [(400, {"error": "what?"}), (422, {"detail": "?"}), (500, b"grammar"), said(None, "length")]
+)
 def test_a_server_that_does_not_know_how_is_asked_for_text_from_then_on(refusal, caplog):
     with serving(lambda text, body: refusal if "response_format" in body else said("wolf, fox")) as server:
         mllm = ready_for(server, concurrency=1)
@@ -194,7 +215,9 @@ def test_the_tag_that_a_server_implies_need_not_be_said(tag):
                 ready_for(server, name)
 
 
-@pytest.mark.parametrize("models", [{"models": [{"name": "llava"}]}, {"data": []}, [], 5, (404, {}), (501, b"no"), (405, b"no")])
+@pytest.mark.parametrize(
+    "models", [{"models": [{"name": "llava"}]}, {"data": []}, [], 5, (404, {}), (501, b"no"), (405, b"no")]
+)
 @pytest.mark.parametrize("chat", [(400, {"error": "no messages"}), (422, {}), (501, b"no"), said("")])
 def test_a_server_without_a_list_of_models_passes_if_it_has_a_chat(models, chat):
     with serving(lambda text, body: chat, models) as server:
@@ -210,23 +233,33 @@ def without_v1(path):
 def test_an_address_without_v1_is_an_error_at_set_up_that_names_the_right_one(end):
     with serving(lambda text, body: (404, {"error": "what?"}), without_v1) as server:
         root = server.url.removesuffix("/v1")
-        with pytest.raises(ValueError, match=rf"404 to /chat/completions \(what\?\); but {root}/v1 has the models m"):
+        with pytest.raises(
+            ValueError, match=rf"404 to /chat/completions \(what\?\); but {root}/v1 has the models m"
+        ):
             ServedMLLM(root + end, "m", max_retries=0).setup(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("status", [404, 405])
 def test_an_address_where_nothing_is_found_is_an_error_at_set_up(status):
     said_of_it = rf"{status} to /chat/completions \(nothing here\); base_url usually ends in /v1"
-    with serving(lambda text, body: (status, b"nothing here"), (404, b"no")) as server, pytest.raises(ValueError, match=said_of_it):
+    with (
+        serving(lambda text, body: (status, b"nothing here"), (404, b"no")) as server,
+        pytest.raises(ValueError, match=said_of_it),
+    ):
         ready_for(server)
 
 
-@pytest.mark.parametrize("page", [b"<!doctype html><title>Chat</title>", b"", b"Ollama is running", b'{"data": [{"id'])
+@pytest.mark.parametrize(
+    "page", [b"<!doctype html><title>Chat</title>", b"", b"Ollama is running", b'{"data": [{"id']
+)
 def test_a_web_page_in_place_of_the_api_is_told_with_address_and_content(page):
     with serving(None, page) as server, pytest.raises(ValueError) as error:
         ready_for(server)
     assert f"{server.url}/models is no JSON but: {page.decode() or 'nothing'}" in str(error.value)
-    with serving(None, lambda path: MODELS if path == "/v1/models" else page) as server, pytest.raises(ValueError) as error:
+    with (
+        serving(None, lambda path: MODELS if path == "/v1/models" else page) as server,
+        pytest.raises(ValueError) as error,
+    ):
         ServedMLLM(server.url.removesuffix("/v1"), "m", max_retries=0).setup(torch.device("cpu"))
     assert f"but {server.url} has the models m" in str(error.value)
 
@@ -237,7 +270,10 @@ def test_a_server_that_lets_nobody_in_is_an_error_at_set_up_that_shows_no_key(st
     refusal = (status, {"error": {"message": "Incorrect API key provided: sk-very-secret"}})
     told = rf"{status}: Incorrect API key provided: ….*OPENAI_API_KEY"
     for models in (refusal, {"models": []}):
-        with serving(lambda text, body: refusal, models) as server, pytest.raises(ConnectionError, match=told) as error:
+        with (
+            serving(lambda text, body: refusal, models) as server,
+            pytest.raises(ConnectionError, match=told) as error,
+        ):
             ready_for(server)
         assert "very-secret" not in str(error.value) and error.value.__suppress_context__
 
@@ -257,9 +293,18 @@ def test_a_model_that_the_server_lacks_is_named(server):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"base_url": "localhost:8000"}, {"base_url": "ftp://x/v1"}, {"base_url": "http://x:y/v1"}, {"base_url": "http:///v1"},
-     {"concurrency": 0}, {"timeout": 0}, {"timeout": float("nan")}, {"timeout": float("inf")}, {"max_retries": -1}],
-)  # fmt: skip
+    [
+        {"base_url": "localhost:8000"},
+        {"base_url": "ftp://x/v1"},
+        {"base_url": "http://x:y/v1"},
+        {"base_url": "http:///v1"},
+        {"concurrency": 0},
+        {"timeout": 0},
+        {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"max_retries": -1},
+    ],
+)
 def test_bad_settings_are_named(settings):
     with pytest.raises(ValueError, match=str(next(iter(settings.values())))):
         ServedMLLM(**{"base_url": "http://localhost/v1", "model": "m", **settings})

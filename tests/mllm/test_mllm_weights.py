@@ -69,7 +69,9 @@ def test_a_faulty_file_is_named_at_setup(single, folder, fault):
     last = parts(folder)[-1]
     for faulty, model in ((single / "model.safetensors", single), (last, folder)):
         FAULTS[fault](faulty)
-        with pytest.raises(OSError, match=f"{faulty.name} .*{'git lfs pull' if fault == 'pointer' else 'torn'}") as caught:
+        with pytest.raises(
+            OSError, match=f"{faulty.name} .*{'git lfs pull' if fault == 'pointer' else 'torn'}"
+        ) as caught:
             set_up(model)
         assert str(model) in str(caught.value)
 
@@ -131,7 +133,9 @@ def test_weights_that_are_in_no_file_are_an_error_when_loaded(single):
 def test_other_files_that_cannot_be_read_are_an_oserror_at_setup(single, name, text):
     assert (single / name).is_file()
     (single / name).write_text(text)
-    with pytest.raises(OSError, match=rf"{name} are git-lfs pointers" if text == POINTER else "cannot be read"):
+    with pytest.raises(
+        OSError, match=rf"{name} are git-lfs pointers" if text == POINTER else "cannot be read"
+    ):
         set_up(single)
     assert pointers(single) == ([name] if text == POINTER else [])
 

@@ -78,9 +78,14 @@ def make_tokenizer():
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"}, model_max_length=1024,
-    ), len(special)  # fmt: skip
+        tokenizer_object=core,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>"},
+        model_max_length=1024,
+    ), len(special)
 
 
 @pytest.fixture(scope="module")
@@ -88,26 +93,54 @@ def llava(tmp_path_factory):
     """Folder of a narrow LLaVA-1.5 with random weights, and its true image size, patches, tokens and chat template."""
     tokenizer, special = make_tokenizer()
     vision = CLIPVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=SIZE,
-        patch_size=PATCH, projection_dim=64, initializer_range=0.5,
-    )  # fmt: skip
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=SIZE,
+        patch_size=PATCH,
+        projection_dim=64,
+        initializer_range=0.5,
+    )
     text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=1024, pad_token_id=0, bos_token_id=2, eos_token_id=3, initializer_range=0.5,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        initializer_range=0.5,
+    )
     torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=4, vision_feature_layer=-2,
-        vision_feature_select_strategy="default", image_seq_length=(SIZE // PATCH) ** 2,
-    ))  # fmt: skip
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=vision,
+            text_config=text,
+            image_token_index=4,
+            vision_feature_layer=-2,
+            vision_feature_select_strategy="default",
+            image_seq_length=(SIZE // PATCH) ** 2,
+        )
+    )
     first, end = special, special + len(NOUNS) + len(ADJECTIVES)
     others = [*range(first), *range(end, len(tokenizer))]
-    model.generation_config.suppress_tokens = others  # random weights that always answer in words, none of them a prompt's
-    image_processor = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    model.generation_config.suppress_tokens = (
+        others  # random weights that always answer in words, none of them a prompt's
+    )
+    image_processor = CLIPImageProcessor(
+        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
+    )
     processor = LlavaProcessor(
-        image_processor=image_processor, tokenizer=tokenizer, patch_size=PATCH, chat_template=CHAT,
-        vision_feature_select_strategy="default", num_additional_image_tokens=1,
-    )  # fmt: skip
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        chat_template=CHAT,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
     folder = str(tmp_path_factory.mktemp("llava"))
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -117,17 +150,24 @@ def llava(tmp_path_factory):
 def names_and_sets():
     """Class names, and six photographs each of ID, of a near and of a far set."""
     lists = PACK / "benchmark_imglist" / "imagenet"
-    read = {name: (lists / f"test_{name}.txt").read_text("utf-8").split("\n") for name in
-            ("imagenet", "near_animals", "textures")}  # fmt: skip
+    read = {
+        name: (lists / f"test_{name}.txt").read_text("utf-8").split("\n")
+        for name in ("imagenet", "near_animals", "textures")
+    }
     rows = {name: [line.rsplit(" ", 1) for line in lines if line][::61][:6] for name, lines in read.items()}
     synsets = (lists / "synset_words.txt").read_text("utf-8").splitlines()
     names = [synsets[int(label)].split(" ", 1)[1].split(",")[0] for _, label in rows["imagenet"]]
     paths = {name: [path for path, _ in some] for name, some in rows.items()}
-    return names, Photographs(paths.pop("imagenet"), list(range(6))), {k: Photographs(v) for k, v in paths.items()}
+    return (
+        names,
+        Photographs(paths.pop("imagenet"), list(range(6))),
+        {k: Photographs(v) for k, v in paths.items()},
+    )
 
 
 on_cuda = pytest.param(
-    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
 )
 
 
@@ -137,23 +177,40 @@ def test_vit_b16_and_llava_on_photographs(llava, tmp_path, caplog, device):
     names, known, unknown = names_and_sets()
     torch.manual_seed(0)
     model = ANTS(
-        "ViT-B-16-quickgelu", pretrained=None, class_names=names, nouns=NOUNS, adjectives=ADJECTIVES, keep=0.9,
-        num_groups=3, text_batch_size=64,
-    )  # fmt: skip
+        "ViT-B-16-quickgelu",
+        pretrained=None,
+        class_names=names,
+        negatives={"nouns": NOUNS, "adjectives": ADJECTIVES, "keep": 0.9},
+        num_groups=3,
+        text_batch_size=64,
+    )
     mllm, watch = TransformersMLLM(llava, batch_size=4, max_new_tokens=4), Watch()
-    memory = NegativeMemory(mllm, refresh_every=1, min_images=4, delta=0.3, init="empty")
+    memory = NegativeMemory(
+        mllm, ens={"init": "empty"}, vsnl={"delta": 0.3}, schedule={"every": 1, "min_images": 4}
+    )
     data = OODDataModule(
-        known, near={"animals": unknown["near_animals"]}, far={"textures": unknown["textures"]}, batch_size=4,
-        num_workers=0, class_names=names,
-    )  # fmt: skip
+        known,
+        near={"animals": unknown["near_animals"]},
+        far={"textures": unknown["textures"]},
+        batch_size=4,
+        num_workers=0,
+        class_names=names,
+    )
     trainer = L.Trainer(
-        accelerator="gpu" if device == "cuda" else "cpu", devices=1, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path, callbacks=[memory, watch, Report()],
-    )  # fmt: skip
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=[memory, watch, Report()],
+    )
     trainer.test(model, data, verbose=False)
 
     assert mllm.model.device.type == device
-    assert not [r.getMessage() for r in caplog.records if r.name.startswith("ants") and " failed (" in r.getMessage()]
+    assert not [
+        r.getMessage() for r in caplog.records if r.name.startswith("ants") and " failed (" in r.getMessage()
+    ]
     assert sum(len(out["label"]) for out in watch.outputs) == 24
     for out in watch.outputs:
         for name, score in out["scores"].items():
@@ -162,8 +219,9 @@ def test_vit_b16_and_llava_on_photographs(llava, tmp_path, caplog, device):
     assert {"ants_lightning", "torch"} <= set(results["versions"])
     assert results["seed"] == 0
     assert {name: stream["group"] for name, stream in results["streams"].items()} == {
-        "animals": "near", "textures": "far",
-    }  # fmt: skip
+        "animals": "near",
+        "textures": "far",
+    }
     for stream in results["streams"].values():
         check_stream(stream)
     for group, stream in (("near", "animals"), ("far", "textures")):
@@ -194,7 +252,14 @@ def test_batched_answers_equal_single_ones_in_four_bits(llava):
     noise = np.random.default_rng(0)
     sizes = [(336, 336), (500, 375), (120, 300), (64, 64), (337, 900), (227, 227)]
     images = [Image.fromarray(noise.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in sizes]
-    avoid = ["anchor", "shiny green lamp", "cloud", "wooden bridge", "violin", "foggy meadow in the main window"]
+    avoid = [
+        "anchor",
+        "shiny green lamp",
+        "cloud",
+        "wooden bridge",
+        "violin",
+        "foggy meadow in the main window",
+    ]
     answers = {}
     for batch_size in (1, 4):
         mllm = TransformersMLLM(llava, batch_size=batch_size, max_new_tokens=8)
@@ -209,7 +274,9 @@ def test_language_model_alone_is_in_four_bits(llava):
     mllm = TransformersMLLM(llava)
     mllm.setup(torch.device("cpu"))
     mllm.load()
-    kinds = {name: type(m).__name__ for name, m in mllm.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    kinds = {
+        name: type(m).__name__ for name, m in mllm.model.named_modules() if isinstance(m, torch.nn.Linear)
+    }
     inner = {name for name in kinds if name.startswith("model.language_model.")}
     assert len(inner) == 2 * 7  # q, k, v, o, gate, up, down of two layers
     assert {kinds[name] for name in inner} == {"Linear4bit"}
@@ -244,7 +311,9 @@ def test_baselines_on_real_clip_features_through_the_feature_path(tmp_path):
     assert 100 * stream["scores"]["mcm"]["fpr95"] == pytest.approx(59.4, abs=0.1)
     assert stream["scores"]["tanl"]["auroc"] > stream["scores"]["neglabel"]["auroc"]
     with np.load(FEATURES) as file:  # energy and max-logit again, from NumPy
-        text, known, unknown = (file[key].astype(np.float64) for key in ("imagenet_text_b", "imagenet_img", "dtd_test_img"))
+        text, known, unknown = (
+            file[key].astype(np.float64) for key in ("imagenet_text_b", "imagenet_img", "dtd_test_img")
+        )
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (text, known, unknown)]
     logits = np.concatenate(unit[1:]) @ unit[0].T / 0.01
     is_ood = np.arange(len(logits)) >= len(known)

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from pyarrow import parquet
+from small import merged
 from torch.utils.data import DataLoader
 
 from ants_lightning import ANTS, NegativeMemory, PredictionWriter, demo
@@ -31,26 +32,40 @@ KINDS = ["csv", "parquet"]
 
 
 def predict(data, folder, *callbacks, loaders=None, **settings):
-    model = ANTS(demo.CLIP, **{**demo.WORDS, **demo.SETTINGS["model"], "threshold": 0.5, **settings})
+    model = ANTS(demo.CLIP, **merged({"threshold": 0.5, **settings}, demo.SETTINGS["model"]))
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks),
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
         default_root_dir=folder,
-    )  # fmt: skip
+    )
     return trainer.predict(model, datamodule=data, dataloaders=loaders)
 
 
 def visible(folder):
-    return sorted(path.name for path in Path(folder).iterdir() if not path.name.startswith(".ants_lightning."))
+    return sorted(
+        path.name for path in Path(folder).iterdir() if not path.name.startswith(".ants_lightning.")
+    )
 
 
 def read(path):
     """Rows of a file of either kind, all as the types that Parquet has."""
     if path.suffix == ".parquet":
         return parquet.read_table(path).to_pylist()
-    types = {"int64": int, "float64": float, "bool": {"True": True, "False": False}.__getitem__, "string": str}
+    types = {
+        "int64": int,
+        "float64": float,
+        "bool": {"True": True, "False": False}.__getitem__,
+        "string": str,
+    }
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         return [
-            {name: types[(BEFORE | AFTER).get(name, "float64")](text) if text else None for name, text in row.items()}
+            {
+                name: types[(BEFORE | AFTER).get(name, "float64")](text) if text else None
+                for name, text in row.items()
+            }
             for row in csv.DictReader(file)
         ]
 
@@ -61,16 +76,23 @@ def wanted_rows(streams, names):
         for batch in stream:
             for i in range(len(batch["index"])):
                 yield {
-                    "stream": name, "index": int(batch["index"][i]), "path": None, "label": int(batch["label"][i]),
-                    "prediction": int(batch["prediction"][i]), "class_name": batch["class_name"][i],
+                    "stream": name,
+                    "index": int(batch["index"][i]),
+                    "path": None,
+                    "label": int(batch["label"][i]),
+                    "prediction": int(batch["prediction"][i]),
+                    "class_name": batch["class_name"][i],
                     **{score: batch["scores"][score][i].item() for score in SCORES},
-                    "lambda": batch["lambda"], "threshold": batch["threshold"], "is_ood": bool(batch["is_ood"][i]), "lost": None,
-                }  # fmt: skip
+                    "lambda": batch["lambda"],
+                    "threshold": batch["threshold"],
+                    "is_ood": bool(batch["is_ood"][i]),
+                    "lost": None,
+                }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_file_holds_what_the_model_gave_to_the_last_digit(small_demo, tmp_path, kind):
-    settings = {"refresh_every": 2, "min_images": 16, "delta": 0.5, "ens_size": 50, "score_after_refresh": kind == "csv"}
+    settings = merged({"schedule": {"score_after_refresh": kind == "csv"}})
     memory = NegativeMemory(PerfectCaptions(small_demo), **settings)
     writer = PredictionWriter(f"some/where.{kind}")
     streams = predict(small_demo, tmp_path, memory, writer, threshold="auto")
@@ -86,7 +108,14 @@ def odd_folder(folder, n=11):
     """Images with names that a CSV has to quote, and one that cannot be read."""
     images = demo.DrawnImages(ID_CLASSES, n, 3)
     folder.mkdir()
-    names = ['1,"x".png', "2\nline.png", "3\r\nreturn.png", os.fsdecode(b"4\xff.png"), "5 ;=1+1.png", "6'.png"]
+    names = [
+        '1,"x".png',
+        "2\nline.png",
+        "3\r\nreturn.png",
+        os.fsdecode(b"4\xff.png"),
+        "5 ;=1+1.png",
+        "6'.png",
+    ]
     names += [f"{i:02}.png" for i in range(n - len(names))]
     for i, name in enumerate(names):
         images[i][0].save(folder / name, format="png")
@@ -97,22 +126,34 @@ def odd_folder(folder, n=11):
 @pytest.mark.parametrize("kind", KINDS)
 def test_odd_paths_come_back_and_lost_images_have_a_row_with_the_reason(tmp_path, kind):
     paths = odd_folder(tmp_path / "pictures")
-    predict(FolderDataModule(str(tmp_path / "pictures"), ID_CLASSES, 4, 0), tmp_path, PredictionWriter(f"p.{kind}"), threshold=None)
+    predict(
+        FolderDataModule(str(tmp_path / "pictures"), ID_CLASSES, 4, 0),
+        tmp_path,
+        PredictionWriter(f"p.{kind}"),
+        threshold=None,
+    )
     rows = read(tmp_path / f"p.{kind}")
     found = [row["path"] for row in rows]
-    assert [row["index"] for row in rows] == list(range(12)) and {row["stream"] for row in rows} == {"pictures"}
+    assert [row["index"] for row in rows] == list(range(12)) and {row["stream"] for row in rows} == {
+        "pictures"
+    }
     assert found == [path if kind == "csv" else path.replace("\udcff", "\\udcff") for path in paths]
     (lost,) = [row for row in rows if row["lost"]]
     assert lost["path"].endswith("05torn.png") and "cannot identify" in lost["lost"]
     assert {name for name, value in lost.items() if value is not None} == {"stream", "index", "path", "lost"}
     for row in rows:
-        assert row["label"] is row["threshold"] is row["is_ood"] is None and (row is lost or row["ants"] is not None)
+        assert row["label"] is row["threshold"] is row["is_ood"] is None and (
+            row is lost or row["ants"] is not None
+        )
 
 
 def test_pandas_reads_both_alike(tmp_path, small_demo):
     for kind in KINDS:
         predict(small_demo, tmp_path, PredictionWriter(f"p.{kind}"))
-    one, two = pd.read_csv(tmp_path / "p.csv", float_precision="round_trip"), pd.read_parquet(tmp_path / "p.parquet")
+    one, two = (
+        pd.read_csv(tmp_path / "p.csv", float_precision="round_trip"),
+        pd.read_parquet(tmp_path / "p.parquet"),
+    )
     for name in ("stream", "index", "label", "prediction", "class_name", *SCORES, "threshold", "is_ood"):
         assert (one[name] == two[name]).all()
     assert one["is_ood"].dtype == two["is_ood"].dtype == bool
@@ -138,7 +179,9 @@ def test_after_an_exception_the_part_holds_what_was_computed(small_demo, tmp_pat
     with pytest.raises(KeyError, match="power"):
         predict(small_demo, tmp_path, failing, PredictionWriter(f"p.{kind}"))
     rows = read(tmp_path / f"p.rank0.{kind}")
-    assert [row["index"] for row in rows] == list(range(48)) and (tmp_path / f"p.{kind}").read_bytes() == earlier
+    assert [row["index"] for row in rows] == list(range(48)) and (
+        tmp_path / f"p.{kind}"
+    ).read_bytes() == earlier
     if kind == "csv":
         assert failing.written == [0, 16, 32, 48]
     predict(small_demo, tmp_path, PredictionWriter(f"p.{kind}"))
@@ -163,7 +206,9 @@ def test_a_stream_in_another_order_is_sorted_in_pieces(tmp_path, monkeypatch, ki
     found = [(row["stream"], row["index"], row["ants"]) for row in read(tmp_path / f"p.{kind}")]
     wanted = []
     for name, stream in zip(("predict", "predict_1", "predict_2"), streams, strict=True):
-        pairs = [zip(batch["index"].tolist(), batch["scores"]["ants"].tolist(), strict=True) for batch in stream]
+        pairs = [
+            zip(batch["index"].tolist(), batch["scores"]["ants"].tolist(), strict=True) for batch in stream
+        ]
         wanted += [(name, *pair) for pair in sorted(pair for batch in pairs for pair in batch)]
     assert found == wanted and [index for _, index, _ in found[-50:]] == list(range(50))
     assert visible(tmp_path) == [f"p.{kind}"]
@@ -171,7 +216,10 @@ def test_a_stream_in_another_order_is_sorted_in_pieces(tmp_path, monkeypatch, ki
 
 def some_rows(n, streams=("b", "a"), seed=0):
     rng, none = random.Random(seed), dict.fromkeys([*BEFORE, "ants", *AFTER])
-    rows = [{**none, "stream": rng.choice(streams), "index": i, "path": f"{i}\n,é.png", "ants": rng.random()} for i in range(n)]
+    rows = [
+        {**none, "stream": rng.choice(streams), "index": i, "path": f"{i}\n,é.png", "ants": rng.random()}
+        for i in range(n)
+    ]
     return [row for stream in streams for row in rows if row["stream"] == stream]
 
 
@@ -187,7 +235,10 @@ def write(path, rows):
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_parts_are_merged_in_order_of_the_streams(tmp_path, kind, world):
     rows = some_rows(50)
-    parts = [write(tmp_path / f"p.rank{r}.{kind}", [row for row in rows if row["index"] % world == r]) for r in range(world)]
+    parts = [
+        write(tmp_path / f"p.rank{r}.{kind}", [row for row in rows if row["index"] % world == r])
+        for r in range(world)
+    ]
     merge(parts, tmp_path / f"p.{kind}", ["b", "a"])
     assert read(tmp_path / f"p.{kind}") == rows and len(os.listdir(tmp_path)) == world + 1
 
@@ -208,13 +259,24 @@ def test_memory_is_that_of_a_few_rows_while_parts_are_merged(tmp_path, kind):
 def test_rows_of_a_batch_that_was_lost_whole():
     none = torch.empty(0)
     outputs = {
-        "index": none.long(), "label": none.long(), "prediction": none.long(), "is_ood": none.bool(), "path": [], "class_name": [],
-        "scores": {"mcm": none}, "lambda": 0.5, "threshold": 0.5,
-        "lost": [{"index": 5, "label": 1, "path": "b", "why": "torn"}, {"index": 3, "label": 0, "path": "", "why": "no image"}],
-    }  # fmt: skip
+        "index": none.long(),
+        "label": none.long(),
+        "prediction": none.long(),
+        "is_ood": none.bool(),
+        "path": [],
+        "class_name": [],
+        "scores": {"mcm": none},
+        "lambda": 0.5,
+        "threshold": 0.5,
+        "lost": [
+            {"index": 5, "label": 1, "path": "b", "why": "torn"},
+            {"index": 3, "label": 0, "path": "", "why": "no image"},
+        ],
+    }
     assert [(row["index"], row["path"], row["lost"], row["mcm"]) for row in rows_of("s", outputs)] == [
-        (3, "", "no image", None), (5, "b", "torn", None),
-    ]  # fmt: skip
+        (3, "", "no image", None),
+        (5, "b", "torn", None),
+    ]
 
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "'=1", "''-1"]
@@ -247,14 +309,25 @@ def test_odd_names_of_streams_and_classes_are_predicted(tmp_path, kind):
 
     predict(Data(), tmp_path, PredictionWriter(f"p.{kind}"), class_names=["=star", "+ring", *ID_CLASSES[2:]])
     rows = list(FORMATS[f".{kind}"].read(tmp_path / f"p.{kind}"))
-    assert [row["stream"] for row in rows] == [name for name in ("=2+2", "a\nb", "half \\ud83d", "-") for _ in range(6)]
+    assert [row["stream"] for row in rows] == [
+        name for name in ("=2+2", "a\nb", "half \\ud83d", "-") for _ in range(6)
+    ]
     assert [int(row["index"]) for row in rows] == 4 * list(range(6))
 
 
 def test_the_reason_for_a_loss_is_one_line():
-    outputs = {"index": torch.empty(0).long(), "label": None, "prediction": torch.empty(0).long(), "is_ood": None, "path": None,
-               "class_name": [], "scores": {"mcm": torch.empty(0)}, "lambda": 0.5, "threshold": None,
-               "lost": [{"index": 5, "path": "a\nb", "why": "broken\n\x1b[31m data"}]}  # fmt: skip
+    outputs = {
+        "index": torch.empty(0).long(),
+        "label": None,
+        "prediction": torch.empty(0).long(),
+        "is_ood": None,
+        "path": None,
+        "class_name": [],
+        "scores": {"mcm": torch.empty(0)},
+        "lambda": 0.5,
+        "threshold": None,
+        "lost": [{"index": 5, "path": "a\nb", "why": "broken\n\x1b[31m data"}],
+    }
     assert [(row["path"], row["lost"]) for row in rows_of("s", outputs)] == [("a\nb", "broken [31m data")]
 
 
@@ -271,7 +344,9 @@ def test_files_of_others_are_refused_before_the_run_and_stay(small_demo, tmp_pat
     started = Started()
     with pytest.raises(ValueError, match=rf"holds {name}, which no run wrote"):
         predict(small_demo, tmp_path, started, PredictionWriter("p.csv"))
-    assert started.batches == 0 and (tmp_path / name).read_text() == "precious" and visible(tmp_path) == [name]
+    assert (
+        started.batches == 0 and (tmp_path / name).read_text() == "precious" and visible(tmp_path) == [name]
+    )
 
 
 def test_predictions_that_were_edited_are_somebodys(small_demo, tmp_path):
@@ -289,12 +364,23 @@ def test_two_runs_do_not_share_a_folder(small_demo, tmp_path):
     class Other(L.Callback):
         def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
             if batch_idx == 3 and dataloader_idx == 0:
-                for folder, path in ((tmp_path, "other.csv"), (tmp_path / "second", str(tmp_path / "out" / "other.csv"))):
-                    with pytest.raises(ValueError, match=f"another run \\(process {os.getpid()} on .* is under way in ") as error:
+                for folder, path in (
+                    (tmp_path, "other.csv"),
+                    (tmp_path / "second", str(tmp_path / "out" / "other.csv")),
+                ):
+                    with pytest.raises(
+                        ValueError, match=f"another run \\(process {os.getpid()} on .* is under way in "
+                    ) as error:
                         predict(small_demo, folder, PredictionWriter(path))
                     refused.append(str(error.value))
 
-    predict(small_demo, tmp_path, PredictionWriter(str(tmp_path / "out" / "p.csv")), PredictionWriter("p.csv"), Other())
+    predict(
+        small_demo,
+        tmp_path,
+        PredictionWriter(str(tmp_path / "out" / "p.csv")),
+        PredictionWriter("p.csv"),
+        Other(),
+    )
     assert len(refused) == 2 and f"{tmp_path}:" in refused[0] and f"{tmp_path / 'out'}:" in refused[1]
     assert len(read(tmp_path / "p.csv")) == len(read(tmp_path / "out" / "p.csv")) == 384
     assert visible(tmp_path) == ["out", "p.csv"] and visible(tmp_path / "out") == ["p.csv"]
@@ -312,9 +398,14 @@ def test_two_writers_of_one_file_and_a_file_in_the_place_of_a_folder(small_demo,
 
 
 def test_fast_dev_run_writes_no_predictions(small_demo, tmp_path):
-    trainer = L.Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False, default_root_dir=tmp_path / "run",
-                        callbacks=[PredictionWriter()])  # fmt: skip
-    trainer.predict(ANTS(demo.CLIP, **demo.WORDS, **demo.SETTINGS["model"]), small_demo)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        fast_dev_run=True,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path / "run",
+        callbacks=[PredictionWriter()],
+    )
+    trainer.predict(ANTS(demo.CLIP, **demo.SETTINGS["model"]), small_demo)
     assert not (tmp_path / "run").exists()
 
 
@@ -322,7 +413,9 @@ def test_what_cannot_be_written_is_refused_before_the_run(monkeypatch, small_dem
     with pytest.raises(ValueError, match=r"\.csv or \.parquet, got 'p.xlsx'"):
         PredictionWriter("p.xlsx")
     find = predictions.importlib.util.find_spec
-    monkeypatch.setattr(predictions.importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name))
+    monkeypatch.setattr(
+        predictions.importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name)
+    )
     with pytest.raises(ValueError, match=r"ants-lightning\[parquet\]"):
         PredictionWriter("p.parquet")
     PredictionWriter("p.csv")
@@ -343,9 +436,9 @@ def main(folder, world):
     trainer = L.Trainer(
         accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", logger=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder,
-        callbacks=[NegativeMemory(None, refresh_every=1), PredictionWriter(), PredictionWriter(path="p.parquet")],
+        callbacks=[NegativeMemory(schedule={"every": 1}), PredictionWriter(), PredictionWriter(path="p.parquet")],
     )
-    model = ANTS(demo.CLIP, nouns=demo.WORDS["nouns"], threshold="auto")
+    model = ANTS(demo.CLIP, negatives={"nouns": demo.WORDS["nouns"]}, threshold="auto")
     trainer.predict(model, FolderDataModule(folder + "/pictures", list(ID_CLASSES), 4 // world, 0))
 
 
@@ -358,9 +451,13 @@ if __name__ == "__main__":
 def run_job(folder):
     """The exit code and the output of the script in two processes."""
     job = subprocess.Popen(
-        [sys.executable, str(folder / "run.py"), str(folder)], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, str(folder / "run.py"), str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         output = job.communicate(timeout=300)[0]
     except subprocess.TimeoutExpired:
@@ -374,8 +471,12 @@ def test_two_processes_are_refused_both(tmp_path):
     (tmp_path / "run.py").write_text(SCRIPT)
     (tmp_path / "predictions.csv").write_text("precious")
     code, output = run_job(tmp_path)
-    assert code != 0 and output.count(f"ValueError: {tmp_path} holds predictions.csv, which no run wrote") == 2, output[-3000:]
-    assert (tmp_path / "predictions.csv").read_text() == "precious" and not (tmp_path / "predictions.rank0.csv").exists()
+    assert (
+        code != 0 and output.count(f"ValueError: {tmp_path} holds predictions.csv, which no run wrote") == 2
+    ), output[-3000:]
+    assert (tmp_path / "predictions.csv").read_text() == "precious" and not (
+        tmp_path / "predictions.rank0.csv"
+    ).exists()
 
 
 def test_two_processes_write_the_rows_of_one(tmp_path):

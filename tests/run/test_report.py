@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import lightning as L
 import pytest
 import rich
 from rich.console import Console
 from safetensors.torch import load_file
+from small import merged
 
 from ants_lightning import ANTS, Report, demo
 from ants_lightning.common.run_folder import RunFolder
@@ -24,7 +26,7 @@ SIDE = ["labels.safetensors", "labels.txt", "order.safetensors"]
 
 
 def make_model(**settings):
-    return ANTS(demo.CLIP, **{**demo.WORDS, **demo.SETTINGS["model"], **settings})
+    return ANTS(demo.CLIP, **merged(settings, demo.SETTINGS["model"]))
 
 
 def data_of(n=8, **settings):
@@ -41,9 +43,14 @@ class Started(L.Callback):
 def evaluate(folder, *callbacks, model=None, data=None, **settings):
     report = Report()
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
-        callbacks=[*callbacks, report], **settings,
-    )  # fmt: skip
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[*callbacks, report],
+        **settings,
+    )
     trainer.test(model or make_model(), data or data_of(), verbose=False)
     return report
 
@@ -59,7 +66,10 @@ def read(path):
 def test_what_is_written(tmp_path, capsys):
     report = evaluate(tmp_path)
     assert visible(tmp_path) == [*SIDE, "results.json"]
-    assert read(tmp_path / "results.json") == json.loads(json.dumps(report.results)) and "limited" not in report.results
+    assert (
+        read(tmp_path / "results.json") == json.loads(json.dumps(report.results))
+        and "limited" not in report.results
+    )
     assert set(load_file(tmp_path / "order.safetensors")) == set(report.results["streams"])
     assert capsys.readouterr().out.splitlines()[-1] == f"results: {tmp_path / 'results.json'}"
 
@@ -70,7 +80,11 @@ def test_results_of_somebody_else_end_the_run_before_its_first_batch(tmp_path, c
     started = Started()
     with pytest.raises(ValueError, match=r"holds results\.json, which no run wrote, .*default_root_dir"):
         evaluate(tmp_path, started)
-    assert started.batches == 0 and (tmp_path / "results.json").read_text() == content and visible(tmp_path) == ["results.json"]
+    assert (
+        started.batches == 0
+        and (tmp_path / "results.json").read_text() == content
+        and visible(tmp_path) == ["results.json"]
+    )
 
 
 def test_results_that_were_edited_end_the_run_before_its_first_batch(tmp_path):
@@ -91,7 +105,9 @@ def test_other_files_of_somebody_else_stay_and_cost_only_themselves(tmp_path, ca
 
     told = Told()
     evaluate(tmp_path, told)
-    assert (tmp_path / name).read_text() == "precious" and f"{tmp_path / name} stays as it is: no run wrote it" in told.text
+    assert (
+        tmp_path / name
+    ).read_text() == "precious" and f"{tmp_path / name} stays as it is: no run wrote it" in told.text
     pair = {"labels.txt", "labels.safetensors"} if name.startswith("labels") else {name}
     assert set(visible(tmp_path)) == {"results.json", name, *SIDE} - (pair - {name})
     assert caplog.text.count(name) == 1
@@ -118,7 +134,9 @@ def test_the_same_run_replaces_its_results_and_another_keeps_them_beside(tmp_pat
         assert (tmp_path / f"results.{n}.json").read_bytes() == before
         told = f"results of an earlier run, of other settings or streams: {tmp_path / f'results.{n}.json'}"
         assert told in capsys.readouterr().out.splitlines()
-    assert (tmp_path / "results.1.json").read_text() == "precious" and (tmp_path / "results.2.json").read_bytes() == first
+    assert (tmp_path / "results.1.json").read_text() == "precious" and (
+        tmp_path / "results.2.json"
+    ).read_bytes() == first
     assert read(tmp_path / "results.5.json")["limited"] == {"limit_test_batches": 1}
     evaluate(tmp_path, data=data_of(8))  # as the newest: in place
     assert not (tmp_path / "results.6.json").exists()
@@ -130,9 +148,14 @@ def test_another_seed_benchmark_model_or_stream_is_another_run(tmp_path):
     streams = {"s": {"group": "near", "n_id": 1, "n_ood": 2}}
     results = {"streams": streams, "seed": 0, "benchmark": "a", "settings": {"model": {"x": (1,)}}}
     results_file.write_results(folder, results)
-    assert len(results_file.write_results(folder, {**results, "settings": {"model": {"x": [1]}}, "versions": 2})) == 1
+    assert (
+        len(results_file.write_results(folder, {**results, "settings": {"model": {"x": [1]}}, "versions": 2}))
+        == 1
+    )
     other_size = {"streams": {"s": {**streams["s"], "n_ood": 3}}}
-    for n, change in enumerate(({"seed": 1}, {"benchmark": "b"}, {"model": {}}, other_size, {"streams": {"t": streams["s"]}}), 1):
+    for n, change in enumerate(
+        ({"seed": 1}, {"benchmark": "b"}, {"model": {}}, other_size, {"streams": {"t": streams["s"]}}), 1
+    ):
         results = {**results, **change}
         assert f"results.{n}.json" in results_file.write_results(folder, results)[0]
     folder.release("x")
@@ -159,13 +182,21 @@ class Unwritable(L.Callback):
             pass
 
 
-def test_a_disk_that_fails_at_the_end_costs_the_files_and_not_the_table(tmp_path, capsys, caplog, monkeypatch):
+def test_a_disk_that_fails_at_the_end_costs_the_files_and_not_the_table(
+    tmp_path, capsys, caplog, monkeypatch
+):
     monkeypatch.setattr(results_file.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
     report = evaluate(tmp_path / "run", Unwritable())
     shown = capsys.readouterr().out
-    assert "neglabel" in shown and f"The results are in {tmp_path / 'results.json'}" in " ".join(shown.split())
+    assert "neglabel" in shown and f"The results are in {tmp_path / 'results.json'}" in " ".join(
+        shown.split()
+    )
     assert read(tmp_path / "results.json") == json.loads(json.dumps(report.results))
-    for name in ("results.json could not be written", "labels.txt: not written", "order.safetensors: not written"):
+    for name in (
+        "results.json could not be written",
+        "labels.txt: not written",
+        "order.safetensors: not written",
+    ):
         assert caplog.text.count(f"run/{name}: ") == 1
     assert not os.path.getsize(tmp_path / "run")
 
@@ -179,7 +210,9 @@ def test_without_a_place_for_the_results_that_is_told(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results_file.tempfile, "mkdtemp", full)
         told = results_file.rescue_results(folder, {"a": 1}, OSError(28, "No space left on device", "x"))
-    assert told.endswith("The results are in no file ([Errno 28] No space left on device): keep what is shown")
+    assert told.endswith(
+        "The results are in no file ([Errno 28] No space left on device): keep what is shown"
+    )
 
 
 def test_old_results_stay_under_their_name_when_the_new_ones_cannot_be_written(tmp_path, monkeypatch):
@@ -187,7 +220,9 @@ def test_old_results_stay_under_their_name_when_the_new_ones_cannot_be_written(t
     folder.claim("x")
     old = {"streams": {}, "seed": 0}
     results_file.write_results(folder, old)
-    monkeypatch.setattr("pathlib.Path.write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "pathlib.Path.write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space left"):
         results_file.write_results(folder, {"streams": {}, "seed": 1})
     folder.release("x")
@@ -198,7 +233,10 @@ def test_a_run_beside_another_in_one_folder_is_refused_and_the_first_is_whole(tm
     class Other(L.Callback):
         def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
             if (batch_idx, dataloader_idx) == (1, 1):
-                with pytest.raises(ValueError, match=rf"another run \(process {os.getpid()} on .*\) is under way in {tmp_path}:"):
+                with pytest.raises(
+                    ValueError,
+                    match=rf"another run \(process {os.getpid()} on .*\) is under way in {tmp_path}:",
+                ):
                     evaluate(tmp_path)
 
     evaluate(tmp_path, Other())
@@ -226,7 +264,9 @@ def test_text_that_an_encoding_has_no_place_for_is_written_all_the_same():
 def named(*names):
     """Streams of these names."""
     id_set, ood = demo.DrawnImages(ID_CLASSES, 8, 5), demo.DrawnImages(NEAR_CLASSES, 8, 6)
-    return OODDataModule(id_set, near=dict.fromkeys(names, ood), class_names=list(ID_CLASSES), batch_size=8, num_workers=0)
+    return OODDataModule(
+        id_set, near=dict.fromkeys(names, ood), class_names=list(ID_CLASSES), batch_size=8, num_workers=0
+    )
 
 
 SCRIPT = """
@@ -236,7 +276,7 @@ import lightning as L
 from ants_lightning import NegativeMemory
 from test_report import Report, StreamProgressBar, make_model, named
 
-callbacks = [NegativeMemory(None, refresh_every=1, min_images=1), StreamProgressBar({"force_terminal": True}), Report()]
+callbacks = [NegativeMemory(schedule={"every": 1, "min_images": 1}), StreamProgressBar({"force_terminal": True}), Report()]
 trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir=sys.argv[2], callbacks=callbacks)
 trainer.test(make_model(), named("λ 犬"), verbose=False)
 """
@@ -245,7 +285,9 @@ trainer.test(make_model(), named("λ 犬"), verbose=False)
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_script_ends_well_whatever_the_encoding_of_its_output(tmp_path, encoding):
     env = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-c", SCRIPT, os.path.dirname(__file__), str(tmp_path)]
+    here = Path(__file__).parent
+    words = [sys.executable, "-c", SCRIPT, str(here), str(tmp_path)]
+    env["PYTHONPATH"] = str(here.parent)
     done = subprocess.run(words, env=env, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
     shown = done.stdout.decode(encoding)
@@ -257,8 +299,12 @@ def test_the_progress_bar_shows_names_as_they_are_where_rich_writes(tmp_path, mo
     out = io.StringIO()
     monkeypatch.setattr(rich, "_console", Console(file=out, force_terminal=True, width=120))
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_model_summary=False, default_root_dir=tmp_path, callbacks=[StreamProgressBar()]
-    )  # fmt: skip
+        accelerator="cpu",
+        logger=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=[StreamProgressBar()],
+    )
     trainer.test(make_model(), named(name), verbose=False)
     assert name in out.getvalue()
 
@@ -267,8 +313,11 @@ def test_control_characters_of_a_name_do_nothing(tmp_path, monkeypatch, capsys):
     out = io.StringIO()
     monkeypatch.setattr(rich, "_console", Console(file=out, force_terminal=True, width=120))
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_model_summary=False, default_root_dir=tmp_path,
+        accelerator="cpu",
+        logger=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
         callbacks=[StreamProgressBar(), Report()],
-    )  # fmt: skip
+    )
     trainer.test(make_model(), named("red\x1b[2J\nbird"), verbose=False)
     assert "red [2J bird" in out.getvalue() and "\x1b[2J" not in out.getvalue() + capsys.readouterr().out

@@ -102,7 +102,7 @@ class Tick(L.Callback):
 
 def make_model():
     return ANTS(
-        demo.CLIP, pretrained=None, nouns=demo.WORDS["nouns"], adjectives=demo.WORDS["adjectives"], keep=0.7, num_groups=5,
+        demo.CLIP, pretrained=None, negatives={**demo.WORDS, "keep": 0.7}, num_groups=5,
         baselines=[EOE(), AdaNeg(), TANL(labels=20)],
     )
 
@@ -111,7 +111,7 @@ def run(folder, kind="", n=0, resume=None, world=1, term=0):
     """A test run on 3 streams of 81 images; in 11 batches each, where there are two ranks the last of the first rank alone."""
     events = Events(kind, n)
     events.watch()
-    memory = NegativeMemory(ColourMLLM(events), refresh_every=2, min_images=20, delta=0.5, ens_size=40)
+    memory = NegativeMemory(ColourMLLM(events), ens={"size": 40}, vsnl={"delta": 0.5}, schedule={"every": 2, "min_images": 20})
     trainer = L.Trainer(
         accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", logger=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, callbacks=[Snapshots(3, resume), memory, Tick(events, term), Report()],
@@ -248,8 +248,13 @@ def report(tmp_path_factory):
     script.write_text(SCRIPT, encoding="utf-8")
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(script), str(folder), "20"], env=env, timeout=900, text=True, capture_output=True, check=False,
-    )  # fmt: skip
+        [sys.executable, str(script), str(folder), "20"],
+        env=env,
+        timeout=900,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "report.json").read_text("utf-8"))
 
@@ -263,7 +268,14 @@ def test_twenty_of_twenty_killed_runs_end_as_the_whole_one(report):
     assert sum(row["equal"] for row in kills["rows"]) == 20
     assert all(row["code"] == 0 and not row["left"] for row in kills["rows"])
     assert all(row["ends"][0] == -signal.SIGKILL for row in kills["rows"])
-    assert {row["points"][0][0] for row in kills["rows"]} == {"batch", "describe", "similar", "fsync", "rename", "record"}
+    assert {row["points"][0][0] for row in kills["rows"]} == {
+        "batch",
+        "describe",
+        "similar",
+        "fsync",
+        "rename",
+        "record",
+    }
     assert sum(row["batches"] < 33 for row in kills["rows"]) > 14  # most went on in the middle
 
 
@@ -273,33 +285,67 @@ def test_two_ranks_killed_or_terminated_end_as_the_whole_job(report):
     assert told["whole"] == [0, 0]
     assert told["killed"][1] == -signal.SIGKILL and told["killed"][0] not in (0, "hung")
     assert told["killed, resumed"] == [0, 0]
-    assert "is not good and left out: " in told["logs"]["killed"] and "rank1.safetensors cannot be read" in told["logs"]["killed"]
+    assert (
+        "is not good and left out: " in told["logs"]["killed"]
+        and "rank1.safetensors cannot be read" in told["logs"]["killed"]
+    )
     assert told["terminated"] == [143, 143] and told["terminated, resumed"] == [0, 0]
     assert told["equal"] == [True, True]
     assert told["alone"] == 1 and "trainer.world_size was 2, now 1" in told["logs"]["alone"]
     # The same batches of both: the first rank alone has an eleventh in each stream.
     for first, second in (told["killed at"], told["terminated at"]):
-        assert first[-1] == second[-1] and set(first[:-1]) <= {11} and set(second[:-1]) <= {10} and len(first) == len(second)
+        assert (
+            first[-1] == second[-1]
+            and set(first[:-1]) <= {11}
+            and set(second[:-1]) <= {10}
+            and len(first) == len(second)
+        )
 
 
 def start_command(folder, *more):
     """`ants-lightning test` on a small demo with the real LLaVA."""
     words = [
-        "test", "--config", "configs/demo.yaml", "--trainer.default_root_dir", str(folder), "--trainer.accelerator", "cpu",
-        "--trainer.enable_progress_bar", "false", "--trainer.callbacks.refresh_every", "2", "--trainer.callbacks.min_images", "16",
-        "--data.init_args.n_id", "24", "--data.init_args.n_ood", "24", "--data.init_args.batch_size", "8", "--snapshots.every", "2",
+        "test",
+        "--config",
+        "configs/demo.yaml",
+        "--trainer.default_root_dir",
+        str(folder),
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--memory.schedule.every",
+        "2",
+        "--memory.schedule.min_images",
+        "16",
+        "--data.init_args.n_id",
+        "24",
+        "--data.init_args.n_ood",
+        "24",
+        "--data.init_args.batch_size",
+        "8",
+        "--snapshots.every",
+        "2",
         *more,
-    ]  # fmt: skip
+    ]
     return subprocess.Popen(
-        [sys.executable, "-c", "from ants_lightning.cli import main; main()", *words], cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [sys.executable, "-c", "from ants_lightning.cli import main; main()", *words],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def end_command(process, folder, serial, how):
     """Signal the process when it has written this snapshot; returns its exit code and what it printed."""
     until = time.monotonic() + 200
-    while not (folder / f"snapshots/{serial:06d}").exists() and process.poll() is None and time.monotonic() < until:
+    while (
+        not (folder / f"snapshots/{serial:06d}").exists()
+        and process.poll() is None
+        and time.monotonic() < until
+    ):
         time.sleep(0.01)
     process.send_signal(how)
     output = process.communicate(timeout=200)[0]
@@ -319,5 +365,7 @@ def test_the_command_killed_terminated_and_resumed_with_the_real_llava(tmp_path)
     assert "resuming from" in output
     results = [json.loads((folder / "results.json").read_text("utf-8")) for folder in (whole, ended)]
     for streams in (one["streams"] for one in results):
-        assert all(stream["mllm_calls"] > 10 and stream.pop("mllm_seconds") > 0 for stream in streams.values())
+        assert all(
+            stream["mllm_calls"] > 10 and stream.pop("mllm_seconds") > 0 for stream in streams.values()
+        )
     assert results[0] == results[1] and not (ended / "snapshots").exists()

@@ -15,23 +15,38 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from small import merged
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
 from ants_lightning.run import snapshot_files as files
 from ants_lightning.run.configuration import differences
-from ants_lightning.run.snapshot_files import list_snapshots, pack, partial, publish, read_share, sweep, unpack, write_share
+from ants_lightning.run.snapshot_files import (
+    list_snapshots,
+    pack,
+    partial,
+    publish,
+    read_share,
+    sweep,
+    unpack,
+    write_share,
+)
 from ants_lightning.run.snapshots import Snapshots
 
 CPU = torch.device("cpu")
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 STATE = {
-    "floats": [torch.tensor([0.1, math.pi, -0.0], dtype=dtype) for dtype in FLOATS], "counts": torch.tensor([2**62, -1]),
-    "flags": torch.tensor([[True], [False]]), "image": torch.arange(12, dtype=torch.uint8).view(3, 2, 2),
-    "nothing": [torch.empty(0), torch.empty(0, 5, dtype=torch.long), torch.tensor(7)], "empty": {}, "none": None,
-    "odd": torch.tensor([torch.nan, torch.inf, -torch.inf, 1e-45]), "strided": torch.arange(12.0).view(3, 4).T[1:],
+    "floats": [torch.tensor([0.1, math.pi, -0.0], dtype=dtype) for dtype in FLOATS],
+    "counts": torch.tensor([2**62, -1]),
+    "flags": torch.tensor([[True], [False]]),
+    "image": torch.arange(12, dtype=torch.uint8).view(3, 2, 2),
+    "nothing": [torch.empty(0), torch.empty(0, 5, dtype=torch.long), torch.tensor(7)],
+    "empty": {},
+    "none": None,
+    "odd": torch.tensor([torch.nan, torch.inf, -torch.inf, 1e-45]),
+    "strided": torch.arange(12.0).view(3, 4).T[1:],
     "numbers": [0.1 + 0.2, 1e308 * 10, -1e308 * 10, -0.0, 2**70, True, False, 0, 5e-324],
     "names": {"a.b": ["naïve 犬 🐕 \x00 \u2028 \ud800 \"'\\"], "$tensor": 1, "$$": {"$float": "nan"}, "": []},
-}  # fmt: skip
+}
 
 
 def same(one, two):
@@ -63,20 +78,26 @@ def test_tensors_of_the_device_go_back_to_it():
     assert (here.device.type, there.device.type) == ("cpu", "meta")
 
 
-@pytest.mark.parametrize("bad", [(1, 2), {1: 2}, {"a": {"b": [{1}]}}, {"a": object()}], ids=["tuple", "key", "set", "object"])
+@pytest.mark.parametrize(
+    "bad", [(1, 2), {1: 2}, {"a": {"b": [{1}]}}, {"a": object()}], ids=["tuple", "key", "set", "object"]
+)
 def test_what_would_not_come_back_is_no_state(bad):
     with pytest.raises(TypeError, match=r"^state"):
         pack(bad, {})
 
 
 def test_every_damaged_byte_and_every_torn_file_is_noticed(tmp_path):
-    write_share(tmp_path, 0, {"serial": 1}, {"features": torch.arange(24.0).view(6, 4), "names": ["dog", "cat"]})
+    write_share(
+        tmp_path, 0, {"serial": 1}, {"features": torch.arange(24.0).view(6, 4), "names": ["dog", "cat"]}
+    )
     random.seed(0)
     for path in list(tmp_path.iterdir()):
         whole = path.read_bytes()
         damaged = [whole[:n] for n in (0, 1, len(whole) // 2, len(whole) - 1)] + [whole + b"x", None]
         for place in random.sample(range(len(whole)), 60):
-            damaged.append(whole[:place] + bytes([whole[place] ^ 1 << random.randrange(8)]) + whole[place + 1 :])
+            damaged.append(
+                whole[:place] + bytes([whole[place] ^ 1 << random.randrange(8)]) + whole[place + 1 :]
+            )
         for content in damaged:
             path.unlink() if content is None else path.write_bytes(content)
             with pytest.raises(ValueError, match=path.name):
@@ -90,7 +111,10 @@ def test_snapshots_appear_whole_and_the_newest_stay(tmp_path):
         write_share(partial(tmp_path, serial), 0, {}, {"n": serial})
         before = list_snapshots(tmp_path)
         publish(tmp_path, serial, world=1, keep=3)
-        assert [int(path.name) for path in list_snapshots(tmp_path)] == [serial, *(int(path.name) for path in before)][:3]
+        assert [int(path.name) for path in list_snapshots(tmp_path)] == [
+            serial,
+            *(int(path.name) for path in before),
+        ][:3]
     write_share(partial(tmp_path, 13), 0, {}, {})
     with pytest.raises(FileNotFoundError, match="no file of rank 1"):
         publish(tmp_path, 13, world=2, keep=3)
@@ -103,7 +127,14 @@ def test_nothing_but_snapshots_is_listed_or_removed(tmp_path):
     write_share(elsewhere, 0, {}, {})
     write_share(root / "000004", 0, {}, {})
     write_share(root / "000007", 0, {}, {})
-    theirs = ["000007/note.txt", "2024/monday.jpg", ".partial-000003/mine", ".partial-old/rank0.json", "000002", "rank0.json"]
+    theirs = [
+        "000007/note.txt",
+        "2024/monday.jpg",
+        ".partial-000003/mine",
+        ".partial-old/rank0.json",
+        "000002",
+        "rank0.json",
+    ]
     for name in theirs:
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text("precious")
@@ -116,20 +147,40 @@ def test_nothing_but_snapshots_is_listed_or_removed(tmp_path):
     for path in [*root.iterdir(), elsewhere / "rank0.json"]:
         if path.name not in ("000001", ".partial-old"):  # both could be ours, by what is in them
             files.remove(path)
-    left = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir() or path.is_symlink())
+    left = sorted(
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if not path.is_dir() or path.is_symlink()
+    )
     assert left == sorted([*theirs, "000007/rank0.json", "000007/rank0.safetensors", "000008"])
     assert sorted(path.name for path in elsewhere.iterdir()) == ["rank0.json", "rank0.safetensors"]
-    assert (root / "000003" / "rank0.json").is_dir() and not partial(root, 9).exists() and not (root / "000004").exists()
+    assert (
+        (root / "000003" / "rank0.json").is_dir()
+        and not partial(root, 9).exists()
+        and not (root / "000004").exists()
+    )
 
 
 def test_differences_are_named():
-    then = {"memory": {"gamma": 0.9, "eta": 0.5, "mllm": None}, "class_names": ["dog", "cat"], "streams": {"a": {"n": 1}}}
-    now = {"memory": {"gamma": 0.8, "eta": 0.5, "delta": 1}, "class_names": ["dog", "cow"], "streams": {"b": {"n": 1}}}
+    then = {
+        "memory": {"gamma": 0.9, "eta": 0.5, "mllm": None},
+        "class_names": ["dog", "cat"],
+        "streams": {"a": {"n": 1}},
+    }
+    now = {
+        "memory": {"gamma": 0.8, "eta": 0.5, "delta": 1},
+        "class_names": ["dog", "cow"],
+        "streams": {"b": {"n": 1}},
+    }
     assert differences(then, then) == []
     assert differences(then, now) == [
-        "memory.gamma was 0.9, now 0.8", "memory.mllm was None, now absent", "memory.delta was absent, now 1",
-        "class_names[1] was 'cat', now 'cow'", "streams.a was {'n': 1}, now absent", "streams.b was absent, now {'n': 1}",
-    ]  # fmt: skip
+        "memory.gamma was 0.9, now 0.8",
+        "memory.mllm was None, now absent",
+        "memory.delta was absent, now 1",
+        "class_names[1] was 'cat', now 'cow'",
+        "streams.a was {'n': 1}, now absent",
+        "streams.b was absent, now {'n': 1}",
+    ]
     assert differences({"a": [1]}, {"a": [1, 2]}) == ["a was a list of 1, now a list of 2"]
     assert differences({"a": 1, "b": math.nan}, {"a": True, "b": math.nan}) == ["a was 1, now True"]
 
@@ -184,22 +235,29 @@ class Job:
     def __init__(self, folder):
         self.folder, self.snapshots = folder, folder / "snapshots"
 
-    def run(self, at=None, every=2, resume=None, keep=2, last=False, model=None, data=None, mllm=None, **memory):
-        memory = NegativeMemory(mllm or Namer(), **{"refresh_every": 2, "min_images": 8, "delta": 0.5, "ens_size": 12, **memory})
+    def run(
+        self, at=None, every=2, resume=None, keep=2, last=False, model=None, data=None, mllm=None, **memory
+    ):
+        base = {"ens": {"size": 12}, "vsnl": {"delta": 0.5}, "schedule": {"every": 2, "min_images": 8}}
+        memory = NegativeMemory(mllm or Namer(), **merged(memory, base))
         self.callback, self.at = Snapshots(every, resume, keep), at or At()
         callbacks = [memory, self.at, Report()]
         trainer = L.Trainer(
-            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=self.folder,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=self.folder,
             callbacks=[*callbacks, self.callback] if last else [self.callback, *callbacks],
-        )  # fmt: skip
+        )
         data = demo.DemoDataModule(seed=3, n_id=12, batch_size=4, **{"n_ood": 12, **(data or {})})
         trainer.test(model or self.make_model(), data, verbose=False)
         return self.results()
 
     @staticmethod
     def make_model(**settings):
-        settings = {"keep": 0.7, "num_groups": 5, "nouns": demo.WORDS["nouns"], "adjectives": [], **settings}
-        return ANTS(demo.CLIP, pretrained=None, **settings)
+        base = {"negatives": {"nouns": demo.WORDS["nouns"], "adjectives": [], "keep": 0.7}, "num_groups": 5}
+        return ANTS(demo.CLIP, pretrained=None, **merged(settings, base))
 
     def results(self):
         results = json.loads((self.folder / "results.json").read_text("utf-8"))
@@ -274,7 +332,10 @@ def test_before_a_batch_is_done_there_is_the_snapshot_of_the_start(job, whole, k
 
 
 def test_files_of_others_stay_in_the_folder(job, whole):
-    theirs = [job.snapshots / name for name in ("monday.jpg", "2024/03/photo.jpg", "7/rank0.json", ".partial-8/notes")]
+    theirs = [
+        job.snapshots / name
+        for name in ("monday.jpg", "2024/03/photo.jpg", "7/rank0.json", ".partial-8/notes")
+    ]
     for path in theirs:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("precious")
@@ -302,9 +363,16 @@ def test_a_folder_that_was_there_stays_and_ours_goes(job, whole):
 
 def test_fast_dev_run_writes_nothing_and_leaves_snapshots_alone(again, caplog):
     before = sorted(again.folder.rglob("*"))
-    trainer = L.Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False, default_root_dir=again.folder,
-                        callbacks=[Snapshots(every=1, resume="auto"), Report()])  # fmt: skip
-    trainer.test(again.make_model(), demo.DemoDataModule(seed=3, n_id=12, n_ood=12, batch_size=4), verbose=False)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        fast_dev_run=True,
+        enable_progress_bar=False,
+        default_root_dir=again.folder,
+        callbacks=[Snapshots(every=1, resume="auto"), Report()],
+    )
+    trainer.test(
+        again.make_model(), demo.DemoDataModule(seed=3, n_id=12, n_ood=12, batch_size=4), verbose=False
+    )
     assert sorted(again.folder.rglob("*")) == before
 
 
@@ -366,7 +434,13 @@ class Terminated(Namer):
 @pytest.mark.parametrize("last", [False, True], ids=["before the memory", "after it"])
 @pytest.mark.parametrize(
     ("kind", "n", "position"),
-    [("setup", 1, None), ("describe", 1, None), ("describe", 2, [1]), ("similar", 3, [3]), ("describe", 6, [6, 3])],
+    [
+        ("setup", 1, None),
+        ("describe", 1, None),
+        ("describe", 2, [1]),
+        ("similar", 3, [3]),
+        ("describe", 6, [6, 3]),
+    ],
 )
 def test_sigterm_ends_the_run_while_the_mllm_is_at_work(job, whole, kind, n, position, last):
     """The first description and the first names are asked for before the stream."""
@@ -420,7 +494,7 @@ def test_one_test_after_another_with_the_same_objects(again, whole):
     assert again.run(resume="auto", model=model) == whole and again.at.seen == 14
     (again.folder / "mllm.jsonl").unlink()
     again.run(model=model)
-    assert again.at.images == 72 and model.skip == []
+    assert again.at.images == 72 and model._skip == []
 
 
 def test_a_damaged_snapshot_is_named_and_the_one_before_is_used(again, whole, caplog):
@@ -457,15 +531,27 @@ def test_a_folder_of_a_snapshot(again, whole):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"gamma": 0.8}, ["memory.gamma was 0.9, now 0.8"]),
-        ({"model": {"keep": 0.5, "id_prompt": "a {}"}},
-         ["model.keep was 0.7, now 0.5", "model.id_prompt was 'The nice {}.', now 'a {}'", "labels was '"]),
-        ({"model": {"nouns": demo.WORDS["nouns"][::-1]}}, ["words was '"]),
-        ({"model": {"threshold": 0.5}}, ["threshold.setting was None, now 0.5", "threshold.at the start was None, now 0.5"]),
-        ({"data": {"n_ood": 8}}, ["streams.lookalikes.ood_share was 0.5, now 0.4", "streams.scenes.size was 24, now 20"]),
+        ({"mining": {"gamma": 0.8}}, ["memory.mining.gamma was 0.9, now 0.8"]),
+        (
+            {"model": {"negatives": {"keep": 0.5}, "prompts": {"id": "a {}"}}},
+            [
+                "model.negatives.keep was 0.7, now 0.5",
+                "model.prompts.id was 'The nice {}.', now 'a {}'",
+                "labels was '",
+            ],
+        ),
+        ({"model": {"negatives": {"nouns": demo.WORDS["nouns"][::-1]}}}, ["words was '"]),
+        (
+            {"model": {"threshold": 0.5}},
+            ["threshold.setting was None, now 0.5", "threshold.at the start was None, now 0.5"],
+        ),
+        (
+            {"data": {"n_ood": 8}},
+            ["streams.lookalikes.ood_share was 0.5, now 0.4", "streams.scenes.size was 24, now 20"],
+        ),
     ],
     ids=["memory", "model", "words", "threshold", "data"],
-)  # fmt: skip
+)
 def test_another_configuration_is_refused_with_each_difference(again, changes, named):
     if "model" in changes:
         changes = {"model": again.make_model(**changes["model"])}
@@ -499,7 +585,10 @@ def test_state_that_cannot_be_kept_costs_the_snapshots_not_the_run(job, whole, c
     monkeypatch.setattr(At, "state", lambda self: {"bad": (1,)})
     assert job.run() == whole and job.callback.n_failed == 9
     assert caplog.text.count("a snapshot could not be written") == 1
-    assert "state.callbacks.At 0.bad cannot be kept: tuple" in caplog.text and "9 snapshots could not be written" in caplog.text
+    assert (
+        "state.callbacks.At 0.bad cannot be kept: tuple" in caplog.text
+        and "9 snapshots could not be written" in caplog.text
+    )
 
 
 @pytest.fixture

@@ -86,13 +86,19 @@ def csv_rows(text):
 def test_columns_are_the_streams_then_near_far_and_the_mean_over_all_streams():
     (summary,) = summarise([two_groups()])
     assert [(c.kind, c.title) for c in summary.columns] == [
-        ("stream", "birds (far)"), ("stream", "dogs (near)"), ("stream", "cars (far)"),
-        ("group", "near"), ("group", "far"), ("mean", "mean"),
-    ]  # fmt: skip
+        ("stream", "birds (far)"),
+        ("stream", "dogs (near)"),
+        ("stream", "cars (far)"),
+        ("group", "near"),
+        ("group", "far"),
+        ("mean", "mean"),
+    ]
     assert column(summary, "near").values == column(summary, "dogs").values
     assert column(summary, "far").values["mcm"]["auroc"].mean == pytest.approx(0.75)
     assert column(summary, "far").values["ants"]["fpr95_openood"].mean == pytest.approx(0.3)
-    assert column(summary, "mean").values["mcm"]["auroc"].mean == pytest.approx((0.7 + 0.6 + 0.8) / 3)  # not of the groups' means
+    assert column(summary, "mean").values["mcm"]["auroc"].mean == pytest.approx(
+        (0.7 + 0.6 + 0.8) / 3
+    )  # not of the groups' means
     assert column(summary, "mean").values["ants"]["fpr95"] == (pytest.approx(0.4), None, 1)
 
 
@@ -106,10 +112,17 @@ def test_means_of_one_run_are_the_groups_of_its_results():
 
 @pytest.mark.parametrize(
     ("groups", "means"),
-    [(["near"], []), (["far", "far"], ["far", "mean"]), (["ood", "ood"], ["mean"]), (["ood", "near"], ["near", "ood", "mean"])],
+    [
+        (["near"], []),
+        (["far", "far"], ["far", "mean"]),
+        (["ood", "ood"], ["mean"]),
+        (["ood", "near"], ["near", "ood", "mean"]),
+    ],
 )
 def test_only_the_means_that_there_are(groups, means):
-    (summary,) = summarise([results({f"s{i}": stream(group, mcm=score(0.7, 0.6, 0.5)) for i, group in enumerate(groups)})])
+    (summary,) = summarise(
+        [results({f"s{i}": stream(group, mcm=score(0.7, 0.6, 0.5)) for i, group in enumerate(groups)})]
+    )
     assert [c.name for c in summary.columns if c.kind != "stream"] == means
 
 
@@ -130,7 +143,9 @@ def test_the_deviation_of_a_mean_is_that_of_the_means_of_the_seeds():
     # Per seed the far mean is (70 + 80) / 2 and (80 + 70) / 2: no deviation, though both streams have one.
     runs = []
     for seed, (a, b) in enumerate([(0.7, 0.8), (0.8, 0.7)]):
-        runs.append(results({"a": stream("far", mcm=score(a, 0, 0)), "b": stream("far", mcm=score(b, 0, 0))}, seed))
+        runs.append(
+            results({"a": stream("far", mcm=score(a, 0, 0)), "b": stream("far", mcm=score(b, 0, 0))}, seed)
+        )
     (summary,) = summarise(runs)
     assert column(summary, "a").values["mcm"]["auroc"] == pytest.approx((0.75, 0.005**0.5, 2))
     assert column(summary, "far").values["mcm"]["auroc"] == pytest.approx((0.75, 0, 2))
@@ -140,16 +155,25 @@ def test_runs_of_another_model_benchmark_or_stream_are_tables_of_their_own_in_or
     of = dict(scores=["ants"], names=["SUN"])
     b16, b32 = {"name": "ViT-B-16", "pretrained": "openai"}, {"name": "ViT-B-32", "pretrained": "openai"}
     runs = [
-        four_sets(model=b16, **of), four_sets(model=b32, **of), four_sets(model=b16, seed=1, **of),
+        four_sets(model=b16, **of),
+        four_sets(model=b32, **of),
+        four_sets(model=b16, seed=1, **of),
         four_sets(benchmark="mine", model=b16, **of),
-        four_sets(names=["SUN", "Places"], model=b16, scores=["ants"]), two_groups(1),
-    ]  # fmt: skip
+        four_sets(names=["SUN", "Places"], model=b16, scores=["ants"]),
+        two_groups(1),
+    ]
     found = summarise(runs)
     assert [(s.model, s.benchmark, s.seeds) for s in found] == [
-        ("ViT-B-16", "imagenet1k_mos", [0, 1]), ("ViT-B-32", "imagenet1k_mos", [0]), ("ViT-B-16", "mine", [0]),
-        ("ViT-B-16", "imagenet1k_mos", [0]), ("", "", [1]),
-    ]  # fmt: skip
-    assert found[0].title(["auroc"]) == "imagenet1k_mos, ViT-B-16 (openai): AUROC, %" and found[4].title(["fpr95"]) == "FPR95, %"
+        ("ViT-B-16", "imagenet1k_mos", [0, 1]),
+        ("ViT-B-32", "imagenet1k_mos", [0]),
+        ("ViT-B-16", "mine", [0]),
+        ("ViT-B-16", "imagenet1k_mos", [0]),
+        ("", "", [1]),
+    ]
+    assert (
+        found[0].title(["auroc"]) == "imagenet1k_mos, ViT-B-16 (openai): AUROC, %"
+        and found[4].title(["fpr95"]) == "FPR95, %"
+    )
 
 
 @pytest.mark.parametrize("seeds", [(0, 0), (0, 1, 1), (0, None)])
@@ -160,9 +184,11 @@ def test_runs_that_differ_by_more_than_their_seed_are_not_averaged(seeds):
 def test_runs_of_other_settings_are_not_averaged_and_told_apart():
     runs = []
     for seed, eta in ((0, 0.5), (1, 0.5), (2, 0.25)):
-        runs.append({**two_groups(seed), "settings": {"memory": {"eta": eta, "delta": 0.08}, "csp": {"seed": seed}}})
+        memory = {"mining": {"eta": eta}, "vsnl": {"delta": 0.08}}
+        runs.append({**two_groups(seed), "settings": {"memory": memory, "csp": {"seed": seed}}})
     found = summarise(runs)
-    assert [(s.seeds, s.notes[-1]) for s in found] == [([0, 1], "settings: memory.eta 0.5"), ([2], "settings: memory.eta 0.25")]
+    notes = [(s.seeds, s.notes[-1]) for s in found]
+    assert notes == [([0, 1], "settings: memory.mining.eta 0.5"), ([2], "settings: memory.mining.eta 0.25")]
     assert not [note for s in summarise(runs[:2]) for note in s.notes if "settings" in note]
 
 
@@ -172,29 +198,49 @@ def test_streams_of_another_size_are_not_averaged():
     assert len(summarise([two_groups(0), small])) == 2
 
 
-@pytest.mark.parametrize(("name", "streams"), [("birds", ["–", "60.0", "80.0"]), ("cars", ["70.0", "60.0", "–"])])
+@pytest.mark.parametrize(
+    ("name", "streams"), [("birds", ["–", "60.0", "80.0"]), ("cars", ["70.0", "60.0", "–"])]
+)
 def test_a_score_that_a_stream_lacks_is_a_dash_and_in_no_mean_with_it(name, streams):
     run = two_groups()
     del run["streams"][name]["scores"]["mcm"]
     (summary,) = summarise([run])
     assert ["mcm", *streams, "60.0", "–", "–"] in rich_cells(shown(summary, ["auroc"]))
-    assert not [row for row in csv_rows(to_csv([summary])) if row["score"] == "mcm" and row["name"] in (name, "far", "mean")]
+    assert not [
+        row
+        for row in csv_rows(to_csv([summary]))
+        if row["score"] == "mcm" and row["name"] in (name, "far", "mean")
+    ]
 
 
 def mixed(seed=0, sets=("near ones", "far ones")):
-    run = results({"mix": stream("mixed", mcm=score(0.7, 0.6, 0.5)), "dogs": stream("near", mcm=score(0.6, 0.8, 0.9))}, seed)
+    run = results(
+        {"mix": stream("mixed", mcm=score(0.7, 0.6, 0.5)), "dogs": stream("near", mcm=score(0.6, 0.8, 0.9))},
+        seed,
+    )
     parts = {"near ones": (0.65, "near"), "far ones": (0.85 + seed / 10, "far")}
     run["streams"]["mix"]["sets"] = {
-        name: {"n_ood": 9, "group": parts[name][1], "scores": {"mcm": score(parts[name][0], 0.1, 0.2)}} for name in sets
+        name: {"n_ood": 9, "group": parts[name][1], "scores": {"mcm": score(parts[name][0], 0.1, 0.2)}}
+        for name in sets
     }
     return run
 
 
 def test_ood_sets_of_a_mixed_stream_are_columns_after_it_and_in_no_mean():
     (summary,) = summarise([mixed()])
-    titles = ["mix (mixed)", "mix: near ones (near)", "mix: far ones (far)", "dogs (near)", "near", "mixed", "mean"]
+    titles = [
+        "mix (mixed)",
+        "mix: near ones (near)",
+        "mix: far ones (far)",
+        "dogs (near)",
+        "near",
+        "mixed",
+        "mean",
+    ]
     assert [c.title for c in summary.columns] == titles
-    assert ["mcm", "70.0", "65.0", "85.0", "60.0", "60.0", "70.0", "65.0"] in rich_cells(shown(summary, ["auroc"]))
+    assert ["mcm", "70.0", "65.0", "85.0", "60.0", "60.0", "70.0", "65.0"] in rich_cells(
+        shown(summary, ["auroc"])
+    )
     kinds = [row["kind"] for row in csv_rows(to_csv([summary], ["auroc"]))]
     assert kinds == ["stream", "set", "set", "stream", "group", "group", "mean"]
 
@@ -202,7 +248,9 @@ def test_ood_sets_of_a_mixed_stream_are_columns_after_it_and_in_no_mean():
 def test_a_set_that_came_in_some_seeds_only_is_averaged_over_those():
     (summary,) = summarise([mixed(0), mixed(1, ["near ones"]), mixed(2)])
     assert column(summary, "mix: near ones").values["mcm"]["auroc"].n == 3
-    assert column(summary, "mix: far ones").values["mcm"]["auroc"] == pytest.approx((0.95, 0.02**0.5, 2))  # 85 and 105
+    assert column(summary, "mix: far ones").values["mcm"]["auroc"] == pytest.approx(
+        (0.95, 0.02**0.5, 2)
+    )  # 85 and 105
 
 
 # ---- published figures
@@ -212,23 +260,56 @@ def test_published_figures_stand_beside_the_same_set_alone():
     (summary,) = summarise([four_sets()])
     head, _, mcm, ens, ants = markdown_cells(to_markdown(summary))
     assert head == [
-        "score", "iNaturalist (far)", "published", "SUN (far)", "published", "Places (far)", "published",
-        "Textures (far)", "published", "far", "mean", "published",
-    ]  # fmt: skip
+        "score",
+        "iNaturalist (far)",
+        "published",
+        "SUN (far)",
+        "published",
+        "Places (far)",
+        "published",
+        "Textures (far)",
+        "published",
+        "far",
+        "mean",
+        "published",
+    ]
     of_mcm, of_ants = [[*row[2:9:2], row[-1]] for row in (mcm, ants)]
-    assert of_mcm == ["94.6 / 30.9 / –", "92.6 / 37.6 / –", "89.8 / 44.7 / –", "86.1 / 57.8 / –", "90.8 / 42.7 / –"]
-    assert of_ants == ["99.8 / – / 0.5", "98.8 / – / 5.4", "96.1 / – / 20.2", "96.4 / – / 18.5", "97.8 / – / 11.2"]
+    assert of_mcm == [
+        "94.6 / 30.9 / –",
+        "92.6 / 37.6 / –",
+        "89.8 / 44.7 / –",
+        "86.1 / 57.8 / –",
+        "90.8 / 42.7 / –",
+    ]
+    assert of_ants == [
+        "99.8 / – / 0.5",
+        "98.8 / – / 5.4",
+        "96.1 / – / 20.2",
+        "96.4 / – / 18.5",
+        "97.8 / – / 11.2",
+    ]
     assert ens[2] == "–"
 
 
 def test_published_figures_are_as_printed():
     rows = csv_rows(to_csv(summarise([four_sets(scores=["mcm", "neglabel", "tanl", "ants"])])))
     published = {(r["name"], r["score"], r["metric"]): r["published"] for r in rows if r["published"]}
-    of_ants = dict(zip((*MOS, "mean"), [(99.75, 0.54), (98.77, 5.43), (96.10, 20.21), (96.38, 18.52), (97.75, 11.20)], strict=True))
+    of_ants = dict(
+        zip(
+            (*MOS, "mean"),
+            [(99.75, 0.54), (98.77, 5.43), (96.10, 20.21), (96.38, 18.52), (97.75, 11.20)],
+            strict=True,
+        )
+    )
     for name, wanted in of_ants.items():
-        assert tuple(float(published.pop((name, "ants", metric))) for metric in ("auroc", "fpr95_openood")) == wanted
+        assert (
+            tuple(float(published.pop((name, "ants", metric))) for metric in ("auroc", "fpr95_openood"))
+            == wanted
+        )
     assert published.pop(("mean", "tanl", "fpr95_openood")) == "9.8"
-    with_id_positive = {(name, of, metric) for name in of_ants for of in ("mcm", "neglabel") for metric in ("auroc", "fpr95")}
+    with_id_positive = {
+        (name, of, metric) for name in of_ants for of in ("mcm", "neglabel") for metric in ("auroc", "fpr95")
+    }
     assert set(published) == with_id_positive
     for of in ("mcm", "neglabel"):  # their means are the means of their sets
         for metric in ("auroc", "fpr95"):
@@ -240,10 +321,14 @@ def test_published_figures_are_as_printed():
 @pytest.mark.parametrize(
     "run",
     [
-        four_sets(benchmark=None), four_sets(benchmark="imagenet1k"), four_sets(["inaturalist", "sun"]),
-        four_sets(["near", "mean"]), four_sets(scores=["ens", "vsnl"]), two_groups(),
+        four_sets(benchmark=None),
+        four_sets(benchmark="imagenet1k"),
+        four_sets(["inaturalist", "sun"]),
+        four_sets(["near", "mean"]),
+        four_sets(scores=["ens", "vsnl"]),
+        two_groups(),
     ],
-)  # fmt: skip
+)
 def test_no_published_column_for_another_benchmark_set_or_score(run):
     (summary,) = summarise([run])
     assert not any(c.published for c in summary.columns)
@@ -268,9 +353,11 @@ def test_published_means_of_openood():
     (summary,) = summarise([openood(NEAR, FAR)])
     figures = {(c.name, of): f for c in summary.columns for of, f in c.published.items()}
     assert {key: (f.get("auroc"), f["fpr95_openood"]) for key, f in figures.items()} == {
-        ("near", "neglabel"): (None, 68.36), ("near", "ants"): (82.15, 60.98),
-        ("far", "neglabel"): (None, 17.48), ("far", "ants"): (96.50, 15.38),
-    }  # fmt: skip
+        ("near", "neglabel"): (None, 68.36),
+        ("near", "ants"): (82.15, 60.98),
+        ("far", "neglabel"): (None, 17.48),
+        ("far", "ants"): (96.50, 15.38),
+    }
     for near in (NEAR[:1], ["ninco", "mine"], [*NEAR, "mine"]):
         assert [c.name for c in summarise([openood(near, FAR)])[0].columns if c.published] == ["far"]
 
@@ -278,9 +365,18 @@ def test_published_means_of_openood():
 def test_the_note_tells_the_published_model_and_another_one_of_the_run():
     told = [
         next(note for note in summarise([four_sets(model=model)])[0].notes if "published" in note)
-        for model in (None, {"name": "ViT-B-16-quickgelu", "pretrained": "openai"}, {"name": "ViT-B-16", "pretrained": "laion2b"})
+        for model in (
+            None,
+            {"name": "ViT-B-16-quickgelu", "pretrained": "openai"},
+            {"name": "ViT-B-16", "pretrained": "laion2b"},
+        )
     ]
-    assert told[0] == told[1] and "CLIP ViT-B/16" in told[0] and "NeurIPS 2022" in told[0] and "this run" not in told[0]
+    assert (
+        told[0] == told[1]
+        and "CLIP ViT-B/16" in told[0]
+        and "NeurIPS 2022" in told[0]
+        and "this run" not in told[0]
+    )
     assert "(this run: ViT-B-16, laion2b)" in told[2]
 
 
@@ -294,11 +390,17 @@ def test_a_published_column_without_the_metrics_asked_for_is_left_out():
 def test_all_formats_tell_the_same_cells():
     (summary,) = summarise([four_sets(names=["SUN"])])
     dash = {"mcm": "92.6 / 37.6 / –", "ens": "–", "ants": "98.8 / – / 5.4"}
-    wanted = [["score", "SUN (far)", "published"], *([name, "90.0 / 30.0 / 20.0", dash[name]] for name in dash)]
+    wanted = [
+        ["score", "SUN (far)", "published"],
+        *([name, "90.0 / 30.0 / 20.0", dash[name]] for name in dash),
+    ]
     assert rich_cells(shown(summary)) == wanted
     head, ruler, *rows = markdown_cells(to_markdown(summary).replace("**", ""))
     assert [head, *rows] == wanted and ruler == ["---", "---:", "---:"]
-    latex = [[re.sub(r"\\textbf{(.*?)}", r"\1", cell).replace("--", "–") for cell in row] for row in latex_cells(to_latex(summary))]
+    latex = [
+        [re.sub(r"\\textbf{(.*?)}", r"\1", cell).replace("--", "–") for cell in row]
+        for row in latex_cells(to_latex(summary))
+    ]
     assert latex == wanted
     rows = csv_rows(to_csv([summary]))
     cells = [" / ".join(f"{float(row['mean']):.1f}" for row in rows if row["score"] == name) for name in dash]
@@ -306,7 +408,11 @@ def test_all_formats_tell_the_same_cells():
 
 
 def test_the_best_of_a_column_is_bold_for_each_metric():
-    scores = dict(mcm=score(0.9, 0.3, 0.5, 0.1, 0.2), ens=score(0.8, 0.2, 0.6, 0.3, 0.1), ants=score(0.9, 0.4, 0.4, 0.2, 0.1))
+    scores = dict(
+        mcm=score(0.9, 0.3, 0.5, 0.1, 0.2),
+        ens=score(0.8, 0.2, 0.6, 0.3, 0.1),
+        ants=score(0.9, 0.4, 0.4, 0.2, 0.1),
+    )
     (summary,) = summarise([results({"a": stream(**scores)})])
     cells = [row[1] for row in markdown_cells(to_markdown(summary, list(METRICS)))[2:]]
     assert cells[0] == "**90.0** / 30.0 / 50.0 / 10.0 / **20.0**"
@@ -327,19 +433,31 @@ def test_a_rich_table_that_is_too_wide_comes_in_blocks_and_loses_nothing(width):
     assert head == markdown_cells(to_markdown(summary))[0][1:]
     ants = [cell for row in rich_cells(text) if row[0] == "ants" for cell in row[1:]]
     assert ants == markdown_cells(to_markdown(summary).replace("**", ""))[-1][1:]
-    assert text.count("┏") == {60: 6, 80: 5, 120: 3, 250: 1}[width]  # a set and its published figures stay together
+    assert (
+        text.count("┏") == {60: 6, 80: 5, 120: 3, 250: 1}[width]
+    )  # a set and its published figures stay together
 
 
 def test_streams_and_means_are_not_in_one_block_unless_all_are():
     (summary,) = summarise([two_groups()])
-    heads = {width: [row[1:] for row in rich_cells(shown(summary, width=width)) if row[0] == "score"] for width in (120, 140)}
+    heads = {
+        width: [row[1:] for row in rich_cells(shown(summary, width=width)) if row[0] == "score"]
+        for width in (120, 140)
+    }
     assert heads[120] == [["birds (far)", "dogs (near)", "cars (far)"], ["near", "far", "mean"]]
     assert heads[140] == [["birds (far)", "dogs (near)", "cars (far)", "near", "far", "mean"]]
 
 
 def test_the_notes_of_one_run_tell_its_adaptation():
     run = two_groups()
-    told = {"lambda": 0.526, "lambda_paper": 0.61, "gamma": 0.1234, "n_ens": 34, "n_vsnl": 5, "mllm_seconds": 1.26}
+    told = {
+        "lambda": 0.526,
+        "lambda_paper": 0.61,
+        "gamma": 0.1234,
+        "n_ens": 34,
+        "n_vsnl": 5,
+        "mllm_seconds": 1.26,
+    }
     run["streams"]["birds"] |= told
     note = (
         "birds: 600 ID, 500 OOD images, ID accuracy 80.0%, λ 0.53, λ of eq. 14 0.61, λ prequential 0.50, γ 0.123, "
@@ -361,7 +479,11 @@ def test_names_are_shown_as_they_are():
     text = shown(summary, width=250)
     assert f"{HOSTILE} ([bold]near)" in text and "[b]" in text and f"[/], [blink]m ({HOSTILE})" in text
     ((head, name), (_, _), (row, cell)) = markdown_cells(to_markdown(summary))
-    assert re.sub(r"\\(.)", r"\1", name) == f"{HOSTILE} ([bold]near)" and (head, row, cell.count("**")) == ("score", r"\[b\]", 6)
+    assert re.sub(r"\\(.)", r"\1", name) == f"{HOSTILE} ([bold]near)" and (head, row, cell.count("**")) == (
+        "score",
+        r"\[b\]",
+        6,
+    )
     assert csv_rows(to_csv([summary]))[0]["name"] == HOSTILE
 
 
@@ -382,12 +504,20 @@ def test_latex_has_as_many_columns_as_it_says():
         text = to_latex(summarise([run, {**run, "seed": 1}])[0])
         (spec,) = re.findall(r"\\begin{tabular}{(l r*|lr*)}", text)
         assert {len(row) for row in latex_cells(text)} == {len(spec)}
-        assert r"$\pm$" in text and "±" not in "".join(line for line in text.splitlines() if not line.startswith("%"))
-        assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}")] == [1] * 4
+        assert r"$\pm$" in text and "±" not in "".join(
+            line for line in text.splitlines() if not line.startswith("%")
+        )
+        assert [
+            text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}")
+        ] == [1] * 4
 
 
 def test_csv_is_one_row_for_each_table_column_score_and_metric():
-    runs = [two_groups(), two_groups(1, 0.02), four_sets(names=["SUN"], model={"name": "m", "pretrained": None})]
+    runs = [
+        two_groups(),
+        two_groups(1, 0.02),
+        four_sets(names=["SUN"], model={"name": "m", "pretrained": None}),
+    ]
     rows = csv_rows(to_csv(summarise(runs), list(METRICS)))
     assert len(rows) == 6 * 2 * 5 + 1 * 3 * 5
     assert len({(r["run"], r["name"], r["score"], r["metric"]) for r in rows}) == len(rows)
@@ -396,8 +526,18 @@ def test_csv_is_one_row_for_each_table_column_score_and_metric():
     wanted = {"mean": "71.0000", "std": "1.4142", "n_seeds": "2", "group": "far", "published": ""}
     assert {key: birds[key] for key in wanted} == wanted
     sun = of["SUN", "ants", "fpr95_openood"]
-    assert (sun["mean"], sun["std"], sun["n_seeds"], sun["published"], sun["model"]) == ("20.0000", "", "1", "5.43", "m")
-    assert sun["benchmark"] == "imagenet1k_mos" and "ANTS" in sun["source"] and of["far", "mcm", "fpr95"]["kind"] == "group"
+    assert (sun["mean"], sun["std"], sun["n_seeds"], sun["published"], sun["model"]) == (
+        "20.0000",
+        "",
+        "1",
+        "5.43",
+        "m",
+    )
+    assert (
+        sun["benchmark"] == "imagenet1k_mos"
+        and "ANTS" in sun["source"]
+        and of["far", "mcm", "fpr95"]["kind"] == "group"
+    )
 
 
 # ---- the command
@@ -413,12 +553,19 @@ def test_run_folders_and_files_are_read(tmp_path):
     a, b = save(tmp_path / "a", two_groups()), save(tmp_path / "b", two_groups(1))
     found = read_results([a, tmp_path / "b" / "results.json"])
     assert [{k: v for k, v in run.items() if k != "path"} for run in found] == [two_groups(), two_groups(1)]
-    assert summarise(found)[0].paths == [a, f"{b}/results.json"] and summarise(found)[0].notes[-1] == f"from {a}, {b}/results.json"
+    assert (
+        summarise(found)[0].paths == [a, f"{b}/results.json"]
+        and summarise(found)[0].notes[-1] == f"from {a}, {b}/results.json"
+    )
 
 
 @pytest.mark.parametrize("form", ["rich", "markdown", "csv", "latex"])
 def test_the_command_shows_and_writes(form, tmp_path, capsys):
-    paths = [save(tmp_path / "a", two_groups()), save(tmp_path / "b", two_groups(1)), save(tmp_path / "c", four_sets())]
+    paths = [
+        save(tmp_path / "a", two_groups()),
+        save(tmp_path / "b", two_groups(1)),
+        save(tmp_path / "c", four_sets()),
+    ]
     main([*paths, "--format", form, "--metrics", "auroc", "aupr_in", "auroc"])
     out = capsys.readouterr().out
     assert "birds" in out and "iNaturalist" in out and (form == "csv" or "AUROC / AUPR-in, %" in out)
@@ -458,11 +605,17 @@ BAD = {
     "stream 'dogs' has no scores": without("streams", "dogs", "scores"),
     "stream 'cars' has no scores": with_values("streams", "cars", "scores", value={}),
     "stream 'dogs': fpr95 of score 'ants' is None": without("streams", "dogs", "scores", "ants", "fpr95"),
-    "stream 'dogs': auroc of score 'mcm' is '1'": with_values("streams", "dogs", "scores", "mcm", "auroc", value="1"),
-    "stream 'dogs': auroc of score 'mcm' is nan": with_values("streams", "dogs", "scores", "mcm", "auroc", value=NAN),
+    "stream 'dogs': auroc of score 'mcm' is '1'": with_values(
+        "streams", "dogs", "scores", "mcm", "auroc", value="1"
+    ),
+    "stream 'dogs': auroc of score 'mcm' is nan": with_values(
+        "streams", "dogs", "scores", "mcm", "auroc", value=NAN
+    ),
     "stream 'dogs': auroc of score 'mcm' is None": with_values("streams", "dogs", "scores", "mcm", value=3),
     "sets of stream 'dogs' are [1]": with_values("streams", "dogs", "sets", value=[1]),
-    "set 'x' of stream 'dogs' has no scores": with_values("streams", "dogs", "sets", value={"x": {"n_ood": 1}}),
+    "set 'x' of stream 'dogs' has no scores": with_values(
+        "streams", "dogs", "sets", value={"x": {"n_ood": 1}}
+    ),
     "model is 'ViT'": with_values("model", value="ViT"),
     "benchmark is ['a']": with_values("benchmark", value=["a"]),
     "seed is 'x'": with_values("seed", value="x"),
@@ -481,14 +634,20 @@ def test_results_of_another_form_are_named(match, tmp_path):
 def test_old_results_without_benchmark_model_and_adaptation_are_read(tmp_path):
     run = {"streams": {"a": {"group": "near", "scores": {"mcm": score(0.7, 0.6, 0.5)}}}}
     (summary,) = summarise(read_results([save(tmp_path / "old", run)]))
-    assert ["mcm", "70.0 / 60.0 / 50.0"] in rich_cells(shown(summary)) and summary.notes == [f"from {tmp_path}/old"]
+    assert ["mcm", "70.0 / 60.0 / 50.0"] in rich_cells(shown(summary)) and summary.notes == [
+        f"from {tmp_path}/old"
+    ]
 
 
 def test_bad_paths_end_the_command_with_their_name_and_status_2(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.json").write_text("auroc: 1")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
-    cases = {"empty": "no results: .*empty has no results.json", "none": "no such file.*none", "text.json": "text.json is not JSON"}
+    cases = {
+        "empty": "no results: .*empty has no results.json",
+        "none": "no such file.*none",
+        "text.json": "text.json is not JSON",
+    }
     for path, match in {**cases, "bytes.json": "bytes.json is not JSON"}.items():
         with pytest.raises(ValueError, match=match):
             read_results([tmp_path / path])
@@ -515,12 +674,17 @@ def test_what_else_is_in_the_folder_of_runs_is_passed_over_with_a_note(tmp_path,
     assert "birds" in capsys.readouterr().out
     told = sorted(record.getMessage().removeprefix(f"passed over: {tmp_path}/") for record in caplog.records)
     assert told == [
-        "latest is no file", "notes.json is no results.json: it has no `streams`", "pipe is no file",
+        "latest is no file",
+        "notes.json is no results.json: it has no `streams`",
+        "pipe is no file",
         "red [31m has no results.json",
-        "table.tex is not JSON: Expecting value: line 1 column 1 (char 0)", "text_cache has no results.json",
-    ]  # fmt: skip
+        "table.tex is not JSON: Expecting value: line 1 column 1 (char 0)",
+        "text_cache has no results.json",
+    ]
     assert [run["path"] for run in read_results([tmp_path / "text_cache", good])] == [good]
-    with pytest.raises(ValueError, match=r"no results: .*table.tex is not JSON.*; .*text_cache has no results.json"):
+    with pytest.raises(
+        ValueError, match=r"no results: .*table.tex is not JSON.*; .*text_cache has no results.json"
+    ):
         read_results([tmp_path / "table.tex", tmp_path / "text_cache"])
     with pytest.raises(ValueError, match=r"no such file: .*missing"):
         read_results([good, tmp_path / "missing"])
@@ -536,36 +700,79 @@ def test_a_torn_results_json_is_not_passed_over(tmp_path):
 
 def test_lists_of_one_length_are_other_settings_and_caches_are_none():
     def run(seed, nouns, cache):
-        return {**two_groups(seed), "settings": {"model": {"nouns": nouns, "text_cache": cache, "text_batch_size": seed + 1}}}
+        return {
+            **two_groups(seed),
+            "settings": {
+                "model": {"negatives": {"nouns": nouns}, "text_cache": cache, "text_batch_size": seed + 1}
+            },
+        }
 
-    runs = [run(0, "41 (sha256 1a2b3c4d)", "a"), run(1, "41 (sha256 1a2b3c4d)", "b"), run(2, "41 (sha256 00000000)", "a")]
+    runs = [
+        run(0, "41 (sha256 1a2b3c4d)", "a"),
+        run(1, "41 (sha256 1a2b3c4d)", "b"),
+        run(2, "41 (sha256 00000000)", "a"),
+    ]
     found = summarise(runs)
     assert [s.seeds for s in found] == [[0, 1], [2]]
-    assert found[1].notes[-1] == 'settings: model.nouns "41 (sha256 00000000)"'
+    assert found[1].notes[-1] == 'settings: model.negatives.nouns "41 (sha256 00000000)"'
 
 
 EVIL = "=1+1\x1b[31m\r\n\x00| <i> \\item $x$ [a](http://b.c) www.d.e @f \u202e1. g"
 
 
-@pytest.mark.parametrize("name", [EVIL, "@" + EVIL, "-1 x", "+1", "12. x", "1) x", "- x", "=====", "\x07", " # x", "\u2028|"])
+@pytest.mark.parametrize(
+    "name", [EVIL, "@" + EVIL, "-1 x", "+1", "12. x", "1) x", "- x", "=====", "\x07", " # x", "\u2028|"]
+)
 def test_nothing_in_a_name_does_anything_in_any_format(name):
-    run = results({name: stream(**{name: score(0.7, 0.6, 0.5)})}, benchmark=name, model={"name": name, "pretrained": name})
+    run = results(
+        {name: stream(**{name: score(0.7, 0.6, 0.5)})},
+        benchmark=name,
+        model={"name": name, "pretrained": name},
+    )
     (summary,) = summarise([run])
     shown_name = one_line(name)
-    texts = {"rich": shown(summary, width=900), "csv": to_csv([summary]), "tex": to_latex(summary), "md": to_markdown(summary)}
+    texts = {
+        "rich": shown(summary, width=900),
+        "csv": to_csv([summary]),
+        "tex": to_latex(summary),
+        "md": to_markdown(summary),
+    }
     for text in texts.values():
         assert not {c for c in text if unicodedata.category(c)[0] == "C"} - {"\n"} and "\u2028" not in text
     assert f" {shown_name}" in texts["rich"]
     rows = csv_rows(texts["csv"])
     assert len(rows) == 3 and all(None not in row for row in rows)
     for row in rows:
-        assert row["name"].removeprefix("'") == shown_name and not row["name"].startswith(("=", "+", "-", "@"))
-        assert row["score"].removeprefix("'") == shown_name and row["mean"] in ("70.0000", "60.0000", "50.0000")
-    assert {len(row) for row in markdown_cells(texts["md"])} == {len(row) for row in latex_cells(texts["tex"])} == {2}
+        assert row["name"].removeprefix("'") == shown_name and not row["name"].startswith(
+            ("=", "+", "-", "@")
+        )
+        assert row["score"].removeprefix("'") == shown_name and row["mean"] in (
+            "70.0000",
+            "60.0000",
+            "50.0000",
+        )
+    assert (
+        {len(row) for row in markdown_cells(texts["md"])}
+        == {len(row) for row in latex_cells(texts["tex"])}
+        == {2}
+    )
     tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(texts["md"])
-    kinds = {token.type for token in tokens} | {child.type for token in tokens for child in token.children or ()}
-    assert not kinds & {"link_open", "image", "html_inline", "ordered_list_open", "code_inline", "em_open", "hr", "html_block"}
-    assert sum(token.type == "bullet_list_open" for token in tokens) == 1 and not re.search(r"(?<!\\)(\$|://)", texts["md"])
+    kinds = {token.type for token in tokens} | {
+        child.type for token in tokens for child in token.children or ()
+    }
+    assert not kinds & {
+        "link_open",
+        "image",
+        "html_inline",
+        "ordered_list_open",
+        "code_inline",
+        "em_open",
+        "hr",
+        "html_block",
+    }
+    assert sum(token.type == "bullet_list_open" for token in tokens) == 1 and not re.search(
+        r"(?<!\\)(\$|://)", texts["md"]
+    )
 
 
 def test_value_in_percent():

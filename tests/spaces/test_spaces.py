@@ -5,22 +5,34 @@ import json
 import lightning as L
 import pytest
 import torch
+from small import SETTINGS, merged
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
 from ants_lightning.common.run_folder import file_name
 from ants_lightning.demo.controls import PerfectCaptions
-from ants_lightning.spaces.folder import FILES, load_spaces, save_spaces
+from ants_lightning.spaces.folder import FILES
 
 
 def make_model(**changes):
-    return ANTS(demo.CLIP, pretrained=None, **{**demo.SETTINGS["model"], **changes})
+    return ANTS(demo.CLIP, pretrained=None, **merged(changes, demo.SETTINGS["model"]))
+
+
+def loaded(folder, class_names):
+    model = make_model(class_names=class_names, spaces=folder)
+    model.setup("test")
+    model.prepare()
+    return model
 
 
 def make_trainer(folder, *callbacks):
     return L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
         callbacks=[*callbacks, Report()],
-    )  # fmt: skip
+    )
 
 
 def batch_of(data, stream="scenes", n=32):
@@ -34,8 +46,11 @@ def test_a_model_with_the_spaces_of_a_run_scores_as_that_run_did_at_its_end(run,
     frozen.setup("test")
     frozen.prepare()
     for name in ("ens", "vsnl", "neglabel"):
-        assert getattr(frozen, name).labels == getattr(model, name).labels != []
-    assert len(frozen.ens) == results["streams"]["scenes"]["n_ens"] > 0 < len(frozen.vsnl) and frozen.weight == model.weight != 0.5
+        assert getattr(frozen.spaces, name).labels == getattr(model.spaces, name).labels != []
+    assert (
+        len(frozen.spaces.ens) == results["streams"]["scenes"]["n_ens"] > 0 < len(frozen.spaces.vsnl)
+        and frozen.spaces.lambda_ == model.spaces.lambda_ != 0.5
+    )
     for name, scores in model(images)["scores"].items():
         assert torch.equal(frozen(images)["scores"][name], scores), name
 
@@ -50,15 +65,26 @@ def test_frozen_spaces_stay_in_every_stream_and_need_no_mllm(run, small_demo, tm
         def setup(self, device):
             raise AssertionError("the MLLM is loaded")
 
-    callbacks = [NegativeMemory(NoMLLM(small_demo), adapt=False, refresh_every=1, min_images=1)] if callback else []
+    callbacks = (
+        [NegativeMemory(NoMLLM(small_demo), adapt=False, schedule={"every": 1, "min_images": 1})]
+        if callback
+        else []
+    )
     make_trainer(tmp_path / "frozen", *callbacks).test(frozen, small_demo, verbose=False)
     results = json.loads((tmp_path / "frozen" / "results.json").read_text("utf-8"))
     saved = json.loads((folder / "spaces.json").read_text("utf-8"))
     assert not (tmp_path / "frozen" / "spaces").exists()
     for stream in results["streams"].values():
-        assert (stream["n_ens"], stream["n_vsnl"]) == (len(frozen.ens), len(frozen.vsnl)) and len(frozen.ens) > 0 < len(frozen.vsnl)
+        assert (stream["n_ens"], stream["n_vsnl"]) == (
+            len(frozen.spaces.ens),
+            len(frozen.spaces.vsnl),
+        ) and len(frozen.spaces.ens) > 0 < len(frozen.spaces.vsnl)
         assert stream["lambda"] == saved["lambda"] and stream["mllm_calls"] == 0
-    assert frozen.ens.labels == (folder / "ens.txt").read_text("utf-8").splitlines() != model.ens.labels  # those of scenes
+    assert (
+        frozen.spaces.ens.labels
+        == (folder / "ens.txt").read_text("utf-8").splitlines()
+        != model.spaces.ens.labels
+    )  # those of scenes
 
 
 def test_a_run_that_adapts_starts_each_stream_from_the_spaces(run, small_demo, tmp_path):
@@ -73,15 +99,19 @@ def test_a_run_that_adapts_starts_each_stream_from_the_spaces(run, small_demo, t
     class Watch(L.Callback):
         def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
             if batch_idx == 0:
-                seen.append((pl_module.ens.labels, set(pl_module.vsnl.labels), pl_module.weight))
+                seen.append(
+                    (pl_module.spaces.ens.labels, set(pl_module.spaces.vsnl.labels), pl_module.spaces.lambda_)
+                )
 
     mllm = PerfectCaptions(small_demo)
-    again = NegativeMemory(mllm, refresh_every=2, min_images=16, delta=0.5, ens_size=50)
+    again = NegativeMemory(mllm, **SETTINGS)
     make_trainer(tmp_path / "warm", again, Watch()).test(warm, small_demo, verbose=False)
     lines = (folder / "ens.txt").read_text("utf-8").splitlines()
-    assert [labels for labels, _, _ in seen] == [lines] * 3 and {weight for *_, weight in seen} == {saved["lambda"]}
+    assert [labels for labels, _, _ in seen] == [lines] * 3 and {weight for *_, weight in seen} == {
+        saved["lambda"]
+    }
     assert all(vsnl >= set((folder / "vsnl.txt").read_text("utf-8").splitlines()) for _, vsnl, _ in seen)
-    assert warm.ens.labels != lines  # and went on from there
+    assert warm.spaces.ens.labels != lines  # and went on from there
 
 
 def test_edited_texts_are_used(run, small_demo, tmp_path):
@@ -89,20 +119,21 @@ def test_edited_texts_are_used(run, small_demo, tmp_path):
     folder = tmp_path / "spaces" / "scenes"
     (folder / "ens.txt").write_text("a red car\n", "utf-8")
     (folder / "vsnl.txt").unlink()
-    model = make_model(class_names=small_demo.class_names)
-    model.setup("test")
-    spaces = load_spaces(model, folder)
-    assert spaces.ens.labels == ["a red car"] and torch.equal(spaces.ens.features, model.encoder(["a red car"]))
-    assert len(spaces.vsnl) == 0 and len(model.neglabel) > 0
+    model = loaded(folder, small_demo.class_names)
+    spaces = model.spaces
+    assert spaces.ens.labels == ["a red car"] and torch.equal(
+        spaces.ens.features, model.encoder(["a red car"])
+    )
+    assert len(spaces.vsnl) == 0 and len(spaces.neglabel) > 0
 
 
 def test_a_space_that_is_empty_now_leaves_no_texts_of_an_earlier_run(run, small_demo, tmp_path):
     _, model, _ = run()
     folder = tmp_path / "spaces" / "scenes"
-    model.ens.clear()
-    save_spaces(model, folder)
-    found = load_spaces(model, folder)
-    assert len(found.ens) == 0 < len(found.vsnl) == len(model.vsnl)
+    model.spaces.ens.clear()
+    model.save_spaces(folder)
+    found = loaded(folder, small_demo.class_names)
+    assert len(found.spaces.ens) == 0 < len(found.spaces.vsnl) == len(model.spaces.vsnl)
 
 
 def contents(folder):
@@ -114,11 +145,14 @@ def test_the_next_run_replaces_all_of_a_folder_and_leaves_other_files(run, tmp_p
     folder = tmp_path / "spaces" / "scenes"
     (folder / "note.md").write_text("mine")
     before = contents(folder)
-    _, model, _ = run(ens_size=20)
+    _, model, _ = run(ens={"size": 20})
     after = contents(folder)
     assert set(after) == {*FILES, "note.md"} and after["note.md"] == b"mine"
     assert all(after[name] != before[name] for name in ("ens.txt", "ens.safetensors", "spaces.json"))
-    assert load_spaces(model, folder).ens.labels == model.ens.labels and len(model.ens) == 20
+    assert (
+        loaded(folder, model.class_names).spaces.ens.labels == model.spaces.ens.labels
+        and len(model.spaces.ens) == 20
+    )
 
 
 def test_spaces_that_were_edited_stay_as_a_whole(run, tmp_path, caplog):
@@ -126,9 +160,11 @@ def test_spaces_that_were_edited_stay_as_a_whole(run, tmp_path, caplog):
     folder = tmp_path / "spaces" / "scenes"
     (folder / "ens.txt").write_text("a red car\n", "utf-8")
     before = contents(folder)
-    run(ens_size=20)
+    run(ens={"size": 20})
     assert contents(folder) == before
-    assert caplog.text.count("the spaces of stream 'scenes' will not be kept: ") == 1  # before the first batch
+    assert (
+        caplog.text.count("the spaces of stream 'scenes' will not be kept: ") == 1
+    )  # before the first batch
     assert "could not be kept" not in caplog.text
     assert "scenes/ens.txt: no run wrote it, or it was edited since" in caplog.text
     assert len((tmp_path / "spaces" / "textures" / "ens.txt").read_text("utf-8").splitlines()) == 20
@@ -141,12 +177,12 @@ def test_spaces_are_saved_over_saved_spaces_only(run, tmp_path):
         path = tmp_path / "mine" / name
         path.write_text("[]")
         with pytest.raises(FileExistsError, match=f"mine/{name} is not of saved spaces and is left alone"):
-            save_spaces(model, tmp_path / "mine")
+            model.save_spaces(tmp_path / "mine")
         assert contents(path.parent) == {name: b"[]"}
         path.unlink()
     (tmp_path / "mine" / "note").touch()
     for _ in range(2):
-        save_spaces(model, tmp_path / "mine")
+        model.save_spaces(tmp_path / "mine")
         assert set(contents(tmp_path / "mine")) == {*FILES, "note"}
 
 
@@ -157,15 +193,19 @@ def test_texts_that_are_no_lines_cost_no_more_than_themselves(run, small_demo, t
     """And what was ranked by place is ranked so again."""
     _, model, _ = run()
     texts = ["first", *ODD, "last"]
-    features = torch.nn.functional.normalize(torch.rand(len(texts), model.ens.features.shape[1]), dim=1)
-    model.ens.replace(texts, features)
-    model.ens_ranked = torch.tensor([9, 2, 4, 8, 0, 1])
-    save_spaces(model, tmp_path / "odd", {small_demo.class_names[0]: ["a\nb", " ", "\ud83d", "good"]})
-    found = load_spaces(model, tmp_path / "odd")
+    features = torch.nn.functional.normalize(
+        torch.rand(len(texts), model.spaces.ens.features.shape[1]), dim=1
+    )
+    model.spaces.ens.replace(texts, features)
+    model.spaces.rank_ens(torch.tensor([9, 2, 4, 8, 0, 1]))
+    model.save_spaces(tmp_path / "odd", {small_demo.class_names[0]: ["a\nb", " ", "\ud83d", "good"]})
+    found = loaded(tmp_path / "odd", model.class_names)
     lines = {"first": 0, "a dog on a lawn": 1, "dog": 3, "esc [31mred": 4, "a b": 6, "plain": 7, "last": 9}
-    assert found.ens.labels == list(lines) and torch.equal(found.ens.features, features[list(lines.values())])
-    assert [list(lines.values())[i] for i in found.ens_ranked] == [9, 4, 0, 1]
-    assert found.answers == {small_demo.class_names[0]: ["a b", "good"]}
+    assert found.spaces.ens.labels == list(lines) and torch.equal(
+        found.spaces.ens.features, features[list(lines.values())]
+    )
+    assert [list(lines.values())[i] for i in found.spaces.ens_ranked] == [9, 4, 0, 1]
+    assert found.spaces.start.answers == {small_demo.class_names[0]: ["a b", "good"]}
     assert "ens: 7 of 10 texts are no lines and saved cleaned, or not" in caplog.text
 
 
@@ -176,11 +216,28 @@ def test_a_run_whose_mllm_says_what_is_no_line_keeps_its_spaces(run, small_demo,
             return [ODD[i % len(ODD)] or None if i % 3 == 0 else answer for i, answer in enumerate(answers)]
 
     _, model, _ = run(Odd(small_demo))
-    assert load_spaces(model, tmp_path / "spaces" / "scenes").ens.labels == model.ens.labels != []
+    assert (
+        loaded(tmp_path / "spaces" / "scenes", model.class_names).spaces.ens.labels
+        == model.spaces.ens.labels
+        != []
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "", "/etc", "a/b", "a\nb", "n" * 300, "😀" * 100, "a\0b", "CON", "\x1b[31mred", "a/dataloader_idx_0"]
+    "name",
+    [
+        "..",
+        "",
+        "/etc",
+        "a/b",
+        "a\nb",
+        "n" * 300,
+        "😀" * 100,
+        "a\0b",
+        "CON",
+        "\x1b[31mred",
+        "a/dataloader_idx_0",
+    ],
 )
 def test_any_name_of_a_stream_has_a_folder_of_its_own(run, small_demo, tmp_path, name):
     loaders = small_demo.test_dataloader()
@@ -192,27 +249,34 @@ def test_any_name_of_a_stream_has_a_folder_of_its_own(run, small_demo, tmp_path,
         def test_dataloader(self):
             return {name: torch.utils.data.DataLoader([first[i] for i in range(64)], batch_size=16)}
 
-    model = ANTS(demo.CLIP, pretrained=None, **demo.WORDS, **demo.SETTINGS["model"], class_names=small_demo.class_names)
+    model = ANTS(demo.CLIP, pretrained=None, **demo.SETTINGS["model"], class_names=small_demo.class_names)
     run(data=Named(), model=model)
-    assert [path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("spaces.json")] == [f"spaces/{file_name(name)}"]
+    assert [path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("spaces.json")] == [
+        f"spaces/{file_name(name)}"
+    ]
     assert list(json.loads((tmp_path / "results.json").read_text())["streams"]) == [name]
 
 
 @pytest.mark.parametrize(("persist", "images"), [(False, 128), (True, 3 * 128)])
 def test_the_history_of_the_threshold_persists_as_the_memory_does(run, persist, images):
-    model = ANTS(demo.CLIP, pretrained=None, **demo.WORDS, **demo.SETTINGS["model"], threshold="auto")
+    model = ANTS(demo.CLIP, pretrained=None, **demo.SETTINGS["model"], threshold="auto")
     run(model=model, persist=persist)
     assert int(model.decision.state()["counts"].sum()) == images
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
-    [({"class_names": ["star", "moose"]}, "24 other classes than the 2"), ({"id_prompt": "a {}"}, "id_prompt .*now 'a {}'"),
-     ({"temperature": 0.5}, "temperature was 0.04, now 0.5")],
-)  # fmt: skip
+    [
+        ({"class_names": ["star", "moose"]}, "24 other classes than the 2"),
+        ({"prompts": {"id": "a {}"}}, "id_prompt .*now 'a {}'"),
+        ({"temperature": 0.5}, "temperature was 0.04, now 0.5"),
+    ],
+)
 def test_spaces_of_another_configuration_are_refused_before_the_run(run, small_demo, tmp_path, change, match):
     run()
-    model = make_model(**{"class_names": small_demo.class_names, "spaces": str(tmp_path / "spaces" / "scenes"), **change})
+    model = make_model(
+        **{"class_names": small_demo.class_names, "spaces": str(tmp_path / "spaces" / "scenes"), **change}
+    )
     with pytest.raises(ValueError, match=match):
         model.setup("test")
 
@@ -222,7 +286,7 @@ def test_no_such_spaces_and_two_label_banks(small_demo, tmp_path):
     with pytest.raises(ValueError, match=r"no such spaces: .*nothing"):
         model.setup("test")
     with pytest.raises(ValueError, match=r"'a' and 'b'"):
-        make_model(spaces="a", label_bank="b")
+        make_model(spaces="a", negatives={"bank": "b"})
 
 
 def test_a_disk_that_is_full_costs_the_spaces_and_not_the_run(run, monkeypatch, caplog):
@@ -237,12 +301,19 @@ def test_a_disk_that_is_full_costs_the_spaces_and_not_the_run(run, monkeypatch, 
 
 def test_prediction_adapts_as_a_test_does(run, small_demo, tmp_path):
     memory, model, results = run()
-    twin = ANTS(demo.CLIP, pretrained=None, **demo.WORDS, **demo.SETTINGS["model"])
-    again = NegativeMemory(PerfectCaptions(small_demo), refresh_every=2, min_images=16, delta=0.5, ens_size=50)
+    twin = ANTS(demo.CLIP, pretrained=None, **demo.SETTINGS["model"])
+    again = NegativeMemory(PerfectCaptions(small_demo), **SETTINGS)
     rows = make_trainer(tmp_path / "predict", again).predict(twin, small_demo)
-    assert twin.ens.labels == model.ens.labels and twin.vsnl.labels == model.vsnl.labels and twin.weight == model.weight
-    assert torch.equal(again.evidence.history, memory.evidence.history)
-    saved = [(folder / "spaces" / "scenes" / "ens.txt").read_text("utf-8") for folder in (tmp_path, tmp_path / "predict")]
+    assert (
+        twin.spaces.ens.labels == model.spaces.ens.labels
+        and twin.spaces.vsnl.labels == model.spaces.vsnl.labels
+        and twin.spaces.lambda_ == model.spaces.lambda_
+    )
+    assert torch.equal(again.bank.history, memory.bank.history)
+    saved = [
+        (folder / "spaces" / "scenes" / "ens.txt").read_text("utf-8")
+        for folder in (tmp_path, tmp_path / "predict")
+    ]
     assert saved[0] == saved[1] != ""
     for stream, batches in zip(results["streams"], rows, strict=True):
         score = torch.cat([batch["scores"]["ants"] for batch in batches])
@@ -255,6 +326,6 @@ def test_prediction_adapts_as_a_test_does(run, small_demo, tmp_path):
 
 
 def test_a_run_with_no_mllm_leaves_no_spaces(small_demo, tmp_path):
-    model = ANTS(demo.CLIP, pretrained=None, **demo.WORDS, **demo.SETTINGS["model"])
+    model = ANTS(demo.CLIP, pretrained=None, **demo.SETTINGS["model"])
     make_trainer(tmp_path, NegativeMemory(None)).test(model, small_demo, verbose=False)
     assert (tmp_path / "results.json").is_file() and not (tmp_path / "spaces").exists()

@@ -216,7 +216,10 @@ def loaded(encoder, folder, **settings):
 def test_a_label_bank_comes_back_as_it_was_and_nothing_is_encoded(clip, tmp_path):
     batches = []
     saved = bank_of(TextEncoder(clip, tokenizer), tmp_path / "new" / "folder")
-    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == ["labels.safetensors", "labels.txt"]
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [
+        "labels.safetensors",
+        "labels.txt",
+    ]
     assert (tmp_path / "new" / "folder" / "labels.txt").read_bytes() == b"red\na blue thing\ngreen 3\nz\n"
     space = loaded(TextEncoder(clip, counting(batches)), tmp_path / "new" / "folder")
     assert space.labels == LABELS and torch.equal(space.features, saved.features)
@@ -262,18 +265,36 @@ def test_a_bank_larger_than_the_capacity_keeps_its_last_lines(clip, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("two\nlines", "two lines"), ("carriage\r", "carriage"), ("page\fbreak", "page break"), ("line\u2028end", "line end"),
-     ("\ud83d dog", "dog"), ("esc \x1b[31mred", "esc [31mred"), ("", None), ("  ", None), ("\n", None), ("go\0od", None)],
-)  # fmt: skip
-def test_a_text_that_is_no_line_is_saved_as_one_with_its_features_or_left_out(clip, tmp_path, caplog, text, line):
+    [
+        ("two\nlines", "two lines"),
+        ("carriage\r", "carriage"),
+        ("page\fbreak", "page break"),
+        ("line\u2028end", "line end"),
+        ("\ud83d dog", "dog"),
+        ("esc \x1b[31mred", "esc [31mred"),
+        ("", None),
+        ("  ", None),
+        ("\n", None),
+        ("go\0od", None),
+    ],
+)
+def test_a_text_that_is_no_line_is_saved_as_one_with_its_features_or_left_out(
+    clip, tmp_path, caplog, text, line
+):
     encoder, space = TextEncoder(clip, tokenizer), TextSpace(16)
-    features = torch.nn.functional.normalize(torch.rand(3, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    features = torch.nn.functional.normalize(
+        torch.rand(3, 16, generator=torch.Generator().manual_seed(0)), dim=1
+    )
     space.push(["go od", text, "last"], features)
     space.save(tmp_path, "labels", encoder)
     found = loaded(TextEncoder(clip, tokenizer), tmp_path)
     kept = [0, 2] if line is None else [0, 1, 2]
-    assert found.labels == ["go od", *([line] if line else []), "last"] and torch.equal(found.features, features[kept])
-    assert (f"labels: 1 of 3 texts are no lines and saved cleaned, or not: {text!r}" in caplog.text) == (text.strip() != line)
+    assert found.labels == ["go od", *([line] if line else []), "last"] and torch.equal(
+        found.features, features[kept]
+    )
+    assert (f"labels: 1 of 3 texts are no lines and saved cleaned, or not: {text!r}" in caplog.text) == (
+        text.strip() != line
+    )
     space.replace([text, " "], features[:2])
     if line is None and text.isspace():
         with pytest.raises(ValueError, match="no texts to save as 'labels'"):
@@ -286,7 +307,11 @@ def test_bad_label_banks_are_named_and_change_nothing(clip, tmp_path):
         TextSpace(16).save(tmp_path, "labels", encoder)
     with pytest.raises(ValueError, match=r"no such label bank: .*labels\.txt"):
         space.load(tmp_path, "labels", encoder)
-    for content, match in ((b"\n  \n", "txt holds no text"), (b"caf\xe9", r"labels\.txt' is not UTF-8"), (b"a", "16 dimensions")):
+    for content, match in (
+        (b"\n  \n", "txt holds no text"),
+        (b"caf\xe9", r"labels\.txt' is not UTF-8"),
+        (b"a", "16 dimensions"),
+    ):
         (tmp_path / "labels.txt").write_bytes(content)
         with pytest.raises(ValueError, match=match):
             space.load(tmp_path, "labels", encoder)

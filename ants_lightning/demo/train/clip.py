@@ -36,9 +36,19 @@ CONTEXT = 14
 BATCH = 64
 VISION: dict[str, dict[str, Any]] = {
     "detector": {"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
-    "eyes": {"image_size": SIZE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8, "pool_type": "avg"},
+    "eyes": {
+        "image_size": SIZE,
+        "layers": 4,
+        "width": 128,
+        "head_width": 32,
+        "patch_size": 8,
+        "pool_type": "avg",
+    },
 }
-PARTS = {"detector": (16, 256), "eyes": (8, 128)}  # size in pixels and width of the parts of an image in the losses
+PARTS = {
+    "detector": (16, 256),
+    "eyes": (8, 128),
+}  # size in pixels and width of the parts of an image in the losses
 
 
 def save_clip(model: nn.Module, config: dict[str, Any], folder: Path) -> None:
@@ -54,12 +64,21 @@ def clip_config(vision: dict[str, Any]) -> dict[str, Any]:
     """The open_clip config of a miniature model with this vision tower."""
     tokenizer = build_tokenizer([], CONTEXT, "right")
     text = {
-        "context_length": CONTEXT, "vocab_size": len(tokenizer), "width": 96, "heads": 4, "layers": 2,
-        "pool_type": "eos", "eos_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id,
+        "context_length": CONTEXT,
+        "vocab_size": len(tokenizer),
+        "width": 96,
+        "heads": 4,
+        "layers": 2,
+        "pool_type": "eos",
+        "eos_id": tokenizer.eos_token_id,
+        "pad_id": tokenizer.pad_token_id,
         "hf_tokenizer_name": "ants-lightning-demo",  # any name: the tokenizer lies in the folder
-    }  # fmt: skip
+    }
     preprocess = {"size": SIZE, "mean": [MEAN] * 3, "std": [STD] * 3}
-    return {"model_cfg": {"embed_dim": 128, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": preprocess}
+    return {
+        "model_cfg": {"embed_dim": 128, "vision_cfg": vision, "text_cfg": text},
+        "preprocess_cfg": preprocess,
+    }
 
 
 def _sincos(side: int, width: int) -> Tensor:
@@ -88,7 +107,9 @@ class _Loss(nn.Module):
         self.token_head = nn.Linear(width, len(THINGS))
         self.parts = torch.empty(0)  # (n, parts, width) of the last batch
         if hasattr(model.visual, "layer3"):
-            model.visual.layer3.register_forward_hook(lambda _, __, out: self._keep(out.flatten(2).transpose(1, 2)))
+            model.visual.layer3.register_forward_hook(
+                lambda _, __, out: self._keep(out.flatten(2).transpose(1, 2))
+            )
         else:
             model.visual.ln_post.register_forward_hook(lambda _, __, out: self._keep(out[:, 1:]))
             with torch.no_grad():  # a regular start: positions far apart differ more than neighbours
@@ -113,13 +134,20 @@ class _Loss(nn.Module):
         text = F.normalize(self.model.encode_text(tokens), dim=-1)
         captions, names = text[: len(first)], text[len(first) :]
         scale = self.model.logit_scale.exp()
-        fits = ((said.unsqueeze(0) == -1) | (said.unsqueeze(0) == facts.unsqueeze(1))).all(2).float()  # (n, captions)
+        fits = (
+            ((said.unsqueeze(0) == -1) | (said.unsqueeze(0) == facts.unsqueeze(1))).all(2).float()
+        )  # (n, captions)
         logits = scale * image @ captions.T
         contrast = F.cross_entropy(logits, fits / fits.sum(1, keepdim=True))
         contrast = contrast + F.cross_entropy(logits.T, (fits / fits.sum(0, keepdim=True)).T)
         shown = thing < len(OBJECTS)
-        losses = {"contrast": contrast / 2, "names": F.cross_entropy(scale * image[shown] @ names.T, thing[shown])}
-        target = F.pixel_unshuffle(masks.unsqueeze(1), self.patch).flatten(2).transpose(1, 2)  # (n, parts, pixels)
+        losses = {
+            "contrast": contrast / 2,
+            "names": F.cross_entropy(scale * image[shown] @ names.T, thing[shown]),
+        }
+        target = (
+            F.pixel_unshuffle(masks.unsqueeze(1), self.patch).flatten(2).transpose(1, 2)
+        )  # (n, parts, pixels)
         losses["mask"] = F.binary_cross_entropy_with_logits(self.mask_head(self.parts), target)
         image_of, place = (target.mean(2) > 0.15).nonzero(as_tuple=True)
         losses["token"] = F.cross_entropy(self.token_head(self.parts[image_of, place]), thing[image_of])
@@ -127,7 +155,12 @@ class _Loss(nn.Module):
 
 
 def make_batch(
-    n: int, names: list[str], g: torch.Generator, rng: random.Random, plain: float = 0.25, context: float = 0.0
+    n: int,
+    names: list[str],
+    g: torch.Generator,
+    rng: random.Random,
+    plain: float = 0.25,
+    context: float = 0.0,
 ) -> tuple[Any, ...]:
     """Fresh images with captions: pixels, masks, facts, texts, what the texts say, things."""
     specs = sample_specs(n, names, g, plain, context)
@@ -156,11 +189,15 @@ def train_clip(
         model.logit_scale.fill_(3.0)
     loss = _Loss(model, *PARTS[name]).to(device)
     if start:
-        model.load_state_dict({k: v.float() for k, v in load_file(start / "open_clip_model.safetensors").items()})
+        model.load_state_dict(
+            {k: v.float() for k, v in load_file(start / "open_clip_model.safetensors").items()}
+        )
     if name == "detector":
         model.visual.to(memory_format=torch.channels_last)
     steps, peak = images // BATCH, 2e-3 if name == "detector" else 1e-3
-    optimizers = Optimizers(loss, peak, steps, 0.05, "resblocks" if name == "eyes" else None, again=start is not None)
+    optimizers = Optimizers(
+        loss, peak, steps, 0.05, "resblocks" if name == "eyes" else None, again=start is not None
+    )
     begun, shown = time.monotonic(), dict[str, float]()
     for step in range(steps):
         plain = 0.25 if start else max(0.25, 1 - step / (0.3 * steps))
@@ -174,13 +211,26 @@ def train_clip(
             shown[key] = 0.98 * shown.get(key, value.item()) + 0.02 * value.item()
         if step % 100 == 99 or step == steps - 1:
             rate = (step + 1) * BATCH / (time.monotonic() - begun)
-            logger.info("%s step %d/%d, %.0f images/s, scale %.0f, %s", name, step + 1, steps, rate,
-                        model.logit_scale.exp().item(), {k: round(v, 3) for k, v in shown.items()})  # fmt: skip
+            logger.info(
+                "%s step %d/%d, %.0f images/s, scale %.0f, %s",
+                name,
+                step + 1,
+                steps,
+                rate,
+                model.logit_scale.exp().item(),
+                {k: round(v, 3) for k, v in shown.items()},
+            )
         if step % 500 == 499 or step == steps - 1:
             save_clip(model, config, folder)
-    return {"seed": seed, "images": steps * BATCH, "steps": steps, "parameters": sum(p.numel() for p in model.parameters()),
-            "minutes": round((time.monotonic() - begun) / 60, 1), "logit_scale": round(model.logit_scale.exp().item(), 1),
-            "losses": {k: round(v, 3) for k, v in shown.items()}}  # fmt: skip
+    return {
+        "seed": seed,
+        "images": steps * BATCH,
+        "steps": steps,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "logit_scale": round(model.logit_scale.exp().item(), 1),
+        "losses": {k: round(v, 3) for k, v in shown.items()},
+    }
 
 
 @torch.inference_mode()
@@ -194,5 +244,7 @@ def name_accuracy(folder: Path, names: list[str], seed: int, n: int = 2400) -> f
     for _ in range(n // 240):
         pixels, _, _, _, _, thing = make_batch(240, names, g, random.Random(0))
         target = torch.tensor([names.index(THINGS[int(t)]) for t in thing])
-        hits += (model.encode_image(pixels, normalize=True) @ text.T).argmax(1).eq(target).float().mean().item()
+        hits += (
+            (model.encode_image(pixels, normalize=True) @ text.T).argmax(1).eq(target).float().mean().item()
+        )
     return hits / (n // 240)

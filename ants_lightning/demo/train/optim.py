@@ -20,7 +20,9 @@ class Muon(Optimizer):
     took 2.5 times as long. Here matrices of one shape go together, in float32, and q, k and v stacked in one count as three.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.05) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.05
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -40,7 +42,9 @@ class Muon(Optimizer):
     def _ahead(self, p: Tensor, momentum: float) -> Tensor:
         """The gradient with Nesterov's momentum."""
         if p.grad is None:
-            raise RuntimeError(f"Muon needs a gradient for each of its matrices; one of shape {tuple(p.shape)} has none")
+            raise RuntimeError(
+                f"Muon needs a gradient for each of its matrices; one of shape {tuple(p.shape)} has none"
+            )
         mean = self.state[p].setdefault("mean", torch.zeros_like(p))
         mean.lerp_(p.grad, 1 - momentum)
         return p.grad.lerp(mean, momentum)
@@ -69,7 +73,9 @@ class Optimizers:
         again: the model was trained before; 0.6 times the rates.
     """
 
-    def __init__(self, model: nn.Module, peak: float, steps: int, decay: float, layers: str | None, again: bool) -> None:
+    def __init__(
+        self, model: nn.Module, peak: float, steps: int, decay: float, layers: str | None, again: bool
+    ) -> None:
         weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         matrices = [p for name, p in weights.items() if p.ndim == 2 and layers is not None and layers in name]
         others = [p for p in weights.values() if not any(p is matrix for matrix in matrices)]
@@ -78,13 +84,16 @@ class Optimizers:
             {"params": [p for p in others if p.ndim > 1], "weight_decay": decay},
             {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        rates: list[tuple[Optimizer, float]] = [(AdamW(groups, peak * rate, betas=(0.9, 0.98), fused=True), peak * rate)]
+        rates: list[tuple[Optimizer, float]] = [
+            (AdamW(groups, peak * rate, betas=(0.9, 0.98), fused=True), peak * rate)
+        ]
         if matrices:
             rates.append((Muon(matrices, MUON_RATE * rate, weight_decay=decay), MUON_RATE * rate))
         self.weights = list(weights.values())
         self.optimizers = [optimizer for optimizer, _ in rates]
         self.schedules: list[LRScheduler] = [
-            OneCycleLR(optimizer, high, total_steps=steps, pct_start=0.08, cycle_momentum=False) for optimizer, high in rates
+            OneCycleLR(optimizer, high, total_steps=steps, pct_start=0.08, cycle_momentum=False)
+            for optimizer, high in rates
         ]
 
     def step(self) -> None:

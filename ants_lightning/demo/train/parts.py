@@ -16,7 +16,11 @@ from ants_lightning.demo.world import CONTEXT_SHARE, OBJECTS, STREAM_WEAR, THING
 
 # By stage. Each stage goes on from the one before, on images of its own; the LLaVA's with the eyes of the same stage.
 IMAGES = {"detector": [200_000], "eyes": [200_000, 200_000], "llava": [120_000, 120_000]}
-ROUNDS = [[("detector", 0), ("eyes", 0)], [("eyes", 1), ("llava", 0)], [("llava", 1)]]  # what is trained side by side
+ROUNDS = [
+    [("detector", 0), ("eyes", 0)],
+    [("eyes", 1), ("llava", 0)],
+    [("llava", 1)],
+]  # what is trained side by side
 KINDS = {"ID": ID_CLASSES, "near": NEAR_CLASSES, "textures": list(TEXTURES), "scenes": SCENES}
 FRESH = 900  # the first seed of the images that the accuracies are measured on; the stages are the seeds of the training
 
@@ -33,7 +37,9 @@ def train_stage(part: str, stage: int, out: Path, scale: float, device: str) -> 
     names = [f"{part}_{i}" for i in range(len(IMAGES[part]) - 1)] + [part]
     images, start = int(IMAGES[part][stage] * scale), out / names[stage - 1] if stage else None
     if part == "llava":
-        return train_llava(out / names[stage].replace("llava", "eyes"), images, stage, out / names[stage], start, device)
+        return train_llava(
+            out / names[stage].replace("llava", "eyes"), images, stage, out / names[stage], start, device
+        )
     return train_clip(part, images, stage, out / names[stage], start, device)
 
 
@@ -41,7 +47,10 @@ def measure(part: str, out: Path, scale: float) -> dict[str, Any]:
     """Measure a trained part on fresh images; what the model card tells of it."""
     if part != "llava":
         kinds = {"ID": ID_CLASSES, "near": NEAR_CLASSES, "objects": OBJECTS, "things": THINGS}
-        right = {kind: round(name_accuracy(out / part, names, FRESH + i), 3) for i, (kind, names) in enumerate(kinds.items())}
+        right = {
+            kind: round(name_accuracy(out / part, names, FRESH + i), 3)
+            for i, (kind, names) in enumerate(kinds.items())
+        }
         return {"zero-shot accuracy among": right}
     asked = max(40, int(400 * min(1.0, scale)))
     shown = [("nf4", 0, 1), ("none", 0, 1), ("nf4", CONTEXT_SHARE, 1), ("nf4", CONTEXT_SHARE, STREAM_WEAR)]
