@@ -62,7 +62,7 @@ class Evaluation:
             self._checks[loader](batch.index)
         return batch
 
-    def lose(self, lost: Sequence[Mapping[str, Any]]) -> None:
+    def log_lost(self, lost: Sequence[Mapping[str, Any]]) -> None:
         """Log the first image of each kind of loss."""
         log_lost(lost, self._logged)
 

@@ -92,8 +92,8 @@ class Refresher:
     def learn(self, rows: Rows) -> None:
         """A sync point: take the images since the last one, in stream order; mine, ask, push, weigh."""
         schedule, again = self.settings.schedule, self.settings.schedule.score_after_refresh
-        for baseline in self.model.baselines.values():
-            baseline.learn({name: column.to(self.model.device) for name, column in rows.items()})  # type: ignore[operator]
+        here = {name: column.to(self.model.device) for name, column in rows.items()}
+        self.model.baselines.learn(here)
         self.bank.add(rows)
         self.model.decision.learn(rows["ood_score"])
         self.fresh = False
@@ -180,15 +180,13 @@ class Refresher:
     def _ask_for_all_classes(self) -> None:
         """Similar names of every ID class, once a run, for the scores that want them (EOE)."""
         model = self.model
-        asking = [baseline for baseline in model.baselines.values() if baseline.asks_similar]
         missing = [name for name in model.class_names if name not in self.of_all_classes]
-        if not (asking and missing and self.spaces.adapted):
+        if not (model.baselines.asking_similar and missing and self.spaces.adapted):
             return
         self.asker.guard.begin_refresh()
         found = self.asker.exchange({}, self.asker.similar_names(missing, self.settings.vsnl.names))[1]
         self.of_all_classes = {**self.of_all_classes, **found}
-        for baseline in asking:
-            baseline.take_similar(self._similar_text())  # type: ignore[operator]
+        model.baselines.take_similar(self._similar_text())
 
     def _similar_text(self) -> Tensor:
         """Features `(L, d)` of the similar names of all classes, no two spellings of one, without names of ID classes."""
@@ -268,8 +266,7 @@ class Refresher:
 
     def _unanswered(self) -> list[str]:
         """Scores that want similar names of all classes, and got none."""
-        asking = [name for name, baseline in self.model.baselines.items() if baseline.asks_similar]
-        return [] if any(self.of_all_classes.values()) else asking
+        return [] if any(self.of_all_classes.values()) else self.model.baselines.asking_similar
 
     def state(self) -> dict[str, Any]:
         """See `ANTS.state`."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ants_lightning.clip.settings import Negatives
-from ants_lightning.clip.towers import gives_patches
 from ants_lightning.clip.vocabulary import Vocabulary
 from ants_lightning.common.exact import ExactBuffers
 from ants_lightning.common.settings import plain
@@ -134,22 +133,3 @@ def _keeps_settings(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **kwargs)
 
     return keep
-
-
-def by_name(baselines: Sequence[Baseline], visual: Any) -> dict[str, Baseline]:
-    """Baselines by name.
-
-    ValueError for what is no list of baselines, for a name that is taken, and for a baseline that needs patch
-    features where the image tower `visual` gives none.
-    """
-    are_baselines = isinstance(baselines, Sequence) and all(isinstance(one, Baseline) for one in baselines)
-    if not are_baselines:
-        raise ValueError(f"baselines must be a list of baselines, like [MaxLogit()], got {baselines!r:.80}")
-    taken = {"mcm", "neglabel", "ens", "vsnl", "ants"}
-    for baseline in baselines:
-        if baseline.name in taken:
-            raise ValueError(f"two scores with the name {baseline.name!r}")
-        if baseline.needs_patches and not gives_patches(visual):
-            raise ValueError(f"{baseline.name} needs patch features, and {type(visual).__name__} gives none")
-        taken.add(baseline.name)
-    return {baseline.name: baseline for baseline in baselines}

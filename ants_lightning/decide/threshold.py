@@ -12,6 +12,9 @@ from torch import Tensor
 from ants_lightning.common.settings import is_share, plain
 from ants_lightning.method.counts import share_of
 from ants_lightning.method.otsu import BINS, histogram, otsu_edge
+from ants_lightning.spaces.text_spaces import TextSpaces
+
+_CHUNK = 1024  # calibration images scored at a time
 
 
 def decisive(scores: Mapping[str, Tensor]) -> Tensor:
@@ -42,9 +45,8 @@ class Decision:
 
     With `auto` the threshold is Otsu's cut of the scores that images of the stream got when they came. It is
     0.5 until the first sync point of `NegativeMemory`, and is learnt at each. It cuts any history in two,
-    even one of ID images alone. With `{id_recall: r}` the threshold accepts a share r of labelled ID images:
-    `ANTS` takes those of the data module's `val_dataloader()`, and scores them again after each change of the
-    spaces.
+    even one of ID images alone. With `{id_recall: r}` the threshold accepts a share r of labelled ID images,
+    those of the data module's `val_dataloader()`, which are scored again after each change of the spaces.
 
     Args:
         threshold: a number in [0, 1], `auto`, `{"id_recall": r}` with r in (0, 1], or None: no decision.
@@ -57,6 +59,8 @@ class Decision:
         self.recall: float | None = None
         self.value: float | None = None  # the current threshold
         self.auto = isinstance(given, str) and given == "auto"
+        self._calibration: Tensor | None = None  # features of the labelled ID images, (n, d)
+        self._calibrated: Any = None  # version of the spaces that they were scored in
         if is_share(recall):
             self.recall = float(recall)
         elif is_share(given):
@@ -88,10 +92,18 @@ class Decision:
             self._counts, self._sums = self._counts + counts, self._sums + sums
             self.value = otsu_edge(self._counts, self._sums)
 
-    def calibrate(self, scores: Tensor) -> None:
-        """Find the threshold of `id_recall` from the current scores `(n,)` of labelled ID images, n > 0."""
-        if self.recall is not None:
-            self.value = recall_threshold(scores, self.recall)
+    def take_calibration(self, features: Tensor | None) -> None:
+        """Begin a run with the features `(n, d)` of labelled ID images for `id_recall`, or with none."""
+        self._calibration, self._calibrated = features, None
+
+    @torch.no_grad()
+    def calibrate(self, spaces: TextSpaces) -> None:
+        """Find the threshold of `id_recall` in these spaces, unless they are those of the last time."""
+        if self.recall is None or self._calibration is None or self._calibrated == spaces.version:
+            return
+        parts = [decisive(spaces(part)["scores"]) for part in self._calibration.split(_CHUNK)]
+        self.value = recall_threshold(torch.cat(parts), self.recall)
+        self._calibrated = spaces.version
 
     def decide(self, scores: Tensor) -> Tensor | None:
         """`is_ood`, `(n,)`, bool, of scores `(n,)`; None where there is no threshold."""

@@ -92,7 +92,7 @@ def settings_of(model: ANTS, memory: NegativeMemory | None) -> dict[str, Any]:
     parts: dict[str, Any] = {"model": own}
     if memory:
         parts |= {"memory": memory.settings.asdict(), "mllm": _mllm_of(memory)}
-    parts |= {name: baseline.settings for name, baseline in model.baselines.items()}
+    parts |= model.baselines.settings
     return {
         part: {name: _plain(value) for name, value in of.items() if _is_plain(value)}
         for part, of in parts.items()

@@ -211,7 +211,7 @@ def test_patch_features_are_the_value_path_of_the_last_attention(name):
 
 def test_towers_without_patches_are_refused(monkeypatch):
     assert not gives_patches(open_clip.create_model("ViT-B-16-SigLIP", pretrained=None).visual)
-    monkeypatch.setattr("ants_lightning.baselines.base.gives_patches", lambda visual: False)
+    monkeypatch.setattr("ants_lightning.baselines.columns.gives_patches", lambda visual: False)
     with pytest.raises(ValueError, match="gl_mcm needs patch features, and ModifiedResNet gives none"):
         make_model(baselines=[GLMCM()])
 

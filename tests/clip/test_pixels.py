@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ants_lightning import ANTS, demo
-from ants_lightning.data.pixels import check_pixels, in_words
+from ants_lightning.clip.pixels import check_pixels, in_words
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,11 @@ _BRIGHTEST = 30  # no usual normalisation takes pixels of 0…1 beyond 3
 
 
 def check_pixels(images: Tensor, visual: Any) -> None:
-    """Refuse images (n, c, h, w) that are surely not preprocessed for this image tower: a ValueError that says how they differ.
+    """Refuse images `(n, c, h, w)` that are surely not preprocessed for this image tower.
 
-    Integers, other than 3 channels, values that are plainly 0…255, and another size where the tower takes one only.
+    Raises:
+        ValueError: for integers, other than 3 channels, values that are plainly 0…255, and another size than
+            the only one that the tower takes; it says how the images differ.
     """
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.transformer import VisionTransformer
@@ -57,6 +59,6 @@ def _refuse(what: str, size: tuple[int, int] | None) -> None:
 def _error(what: str, size: tuple[int, int] | None) -> ValueError:
     wanted = f"(n, 3, {size[0]}, {size[1]})" if size else "(n, 3, h, w)"
     return ValueError(
-        f"the images of a batch {what}. The image tower takes floats {wanted} as `model.preprocess` makes them of a PIL image: "
-        "have your data set do that (`transform=model.preprocess`)"
+        f"the images of a batch {what}. The image tower takes floats {wanted} as `model.preprocess` makes "
+        "them of a PIL image: have your data set do that (`transform=model.preprocess`)"
     )
