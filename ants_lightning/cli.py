@@ -3,7 +3,7 @@
 import io
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -16,7 +16,7 @@ from ants_lightning.adapt.settings import GROUPS
 from ants_lightning.ants import ANTS
 from ants_lightning.common.text import inert_record, show_error
 from ants_lightning.data import OODDataModule
-from ants_lightning.run import table
+from ants_lightning.run import shipped, table
 from ants_lightning.run.predictions import PredictionWriter
 from ants_lightning.run.report import Report, StreamProgressBar
 from ants_lightning.run.saved_config import SavedConfig
@@ -88,6 +88,16 @@ class ANTSCommand(LightningCLI):
         parser.add_lightning_class_args(Report, "report")
         parser.add_argument("--resume", type=str | None, default=None, help=RESUME_HELP)
         parser.link_arguments("resume", "snapshots.resume")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Lightning's, where a shipped configuration may be given by name."""
+        words = sys.argv[1:] if args is None else args
+        if not isinstance(words, Mapping):
+            try:
+                words = shipped.with_paths(words)
+            except ValueError as error:
+                parser.error(str(error))
+        self.config = parser.parse_object(words) if isinstance(words, Mapping) else parser.parse_args(words)
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """Lightning's, with our own table instead of its, and predictions in a file instead of in memory."""

@@ -90,7 +90,7 @@ def test_an_overlay_goes_above_and_below_every_config(configs, monkeypatch, caps
 def test_two_overlays_in_any_order_keep_the_users_mllm_and_callbacks(overlays, tmp_path, monkeypatch, capsys):
     users = tmp_path / "users.yaml"
     users.write_text(yaml.safe_dump(USERS))
-    base = ROOT / "configs/imagenet200.yaml"
+    base = ROOT / "configs/openood.yaml"
     for configs in (
         [base, users, *overlays],
         [*overlays, base, users],
@@ -106,7 +106,7 @@ def test_two_overlays_in_any_order_keep_the_users_mllm_and_callbacks(overlays, t
 
 @pytest.mark.parametrize("mllm", MLLMS, ids=lambda path: path.stem)
 @pytest.mark.parametrize(
-    "base", [ROOT / "configs/demo.yaml", ROOT / "configs/imagenet200.yaml"], ids=lambda path: path.stem
+    "base", [ROOT / "configs/demo.yaml", ROOT / "configs/openood.yaml"], ids=lambda path: path.stem
 )
 def test_an_mllm_goes_on_top_of_a_config_and_stays_below_overlays(base, mllm, monkeypatch, capsys):
     wanted = yaml.safe_load(mllm.read_text())

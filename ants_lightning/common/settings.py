@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 _LOCAL = "local-dir:"  # open_clip's mark of a folder
+_PACKAGE = "$ants_lightning/"  # the mark of a file of the package
 
 
 def plain(value: Any) -> Any:
@@ -43,10 +44,13 @@ def _items(value: Any) -> Any:
 
 
 def plain_path(value: Any) -> Any:
-    """A setting that may name a file or folder, as by `plain`, with the home folder in place of `~`.
+    """A setting that may name a file or folder, as by `plain`.
 
-    open_clip's `local-dir:` may stand before the `~`. ValueError where there is no such home, so that no
-    folder named `~` is ever made.
+    A `~` at its start becomes the home folder, and `$ants_lightning/` the folder of the installed package.
+    open_clip's `local-dir:` may stand before them.
+
+    Raises:
+        ValueError: where there is no such home, so that no folder named `~` is ever made.
 
     >>> from pathlib import PurePath
     >>> plain_path("~/words.txt") == plain_path(PurePath("~/words.txt")) == os.path.expanduser("~/words.txt")
@@ -57,6 +61,9 @@ def plain_path(value: Any) -> Any:
         return value
     before = _LOCAL if value.startswith(_LOCAL) else ""
     path = os.path.expanduser(value.removeprefix(before))
+    if path.startswith(_PACKAGE):
+        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        return before + os.path.join(package, path.removeprefix(_PACKAGE))
     if path.startswith("~"):
         here = before + os.path.join(".", path)
         raise ValueError(f"no home folder for {value!r}; what is here by that name is {here!r}")
