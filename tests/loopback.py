@@ -23,9 +23,9 @@ def said(content, finish="stop", **message):
 def serving(answer, models=MODELS, context=None, queue=128):
     """The address of a server: `answer(question, body)` gives the reply to a question, `models` that to the list of models.
 
-    A reply is an object, bytes (a web page), or a pair of a status and one of these; a float is a reply that drips for so many
-    seconds. `queue` is how many connections wait for it.
-    `asked` holds the questions, `left` the times at which a client left a reply that dripped.
+    A reply is an object, bytes (a web page), or a pair of a status and one of these; a float is a reply that
+    drips for so many seconds. `queue` is how many connections wait for it. `asked` holds the questions,
+    `left` the times at which a client left a reply that dripped.
     """
 
     class Handler(BaseHTTPRequestHandler):

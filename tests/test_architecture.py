@@ -15,7 +15,13 @@ WALK = (ROOT / "docs/architecture.md").read_text()
 def dotted(text):
     """Names in backticks that begin with a room and a dot."""
     found = re.findall(r"`(?:ants_lightning\.)?([a-z_]+(?:\.\w+)+)`", text)
-    return sorted({name for name in found if name.split(".")[0] in ROOMS and not name.endswith((".py", ".json", ".jsonl"))})
+    return sorted(
+        {
+            name
+            for name in found
+            if name.split(".")[0] in ROOMS and not name.endswith((".py", ".json", ".jsonl"))
+        }
+    )
 
 
 def resolve(name):

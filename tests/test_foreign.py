@@ -128,7 +128,8 @@ def test_foreign_module_end_to_end(tmp_path, several):
     assert sum(stream["mllm_calls"] for stream in results["streams"].values()) == mllm.asked - FIRST
     assert mllm.device == torch.device("cpu")
 
-    # The images shown are those of the stream, de-normalised, each with its own predicted name, stream after stream.
+    # The images shown are those of the stream, de-normalised, each with its own predicted name, stream after
+    # stream.
     pixels = torch.cat([pixels for _, pixels in streams.values()]).int()
     shown = torch.stack([pil_to_tensor(image) for image in mllm.images[1:]]).int()
     distance = torch.stack([(pixels - image).abs().amax((1, 2, 3)) for image in shown])

@@ -68,8 +68,8 @@ def test_metrics_of_bad_chance_and_perfect_scores(shift):
 
 
 def test_the_two_fpr95_by_hand():
-    # 20 ID at 0, 1, …, 19; OOD at 18.5, and 19 more at 7.5. 95 % of ID lie up to 18, with all OOD but the first;
-    # 95 % of OOD lie from 7.5 on, with the 12 ID above.
+    # 20 ID at 0, 1, …, 19; OOD at 18.5, and 19 more at 7.5. 95 % of ID lie up to 18, with all OOD but the
+    # first; 95 % of OOD lie from 7.5 on, with the 12 ID above.
     scores = torch.tensor([*range(20), 18.5, *[7.5] * 19])
     is_ood = torch.arange(40) >= 20
     found = detection_metrics(scores, is_ood)

@@ -24,7 +24,8 @@ Names = dict[str, list[str] | None]  # similar names by class
 class Asker:
     """Asks for this rank's share of one stream; what it returns is brought together by `exchange`, on every rank at once.
 
-    Images are read and shown `Guard.at_once` at a time: no more of them are in memory, however many a refresh has.
+    Images are read and shown `Guard.at_once` at a time: no more of them are in memory, however many a refresh
+    has.
 
     Args:
         guard: the MLLM.

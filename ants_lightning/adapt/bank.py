@@ -32,16 +32,16 @@ def take(rows: Rows, which: Tensor) -> Rows:
 class MemoryBank:
     """The history of one stream, on the CPU; after a gather it is the same on every rank, and its size is bounded.
 
-    `history` keeps S_nl of the newest images, `predicted` how often each ID class was. The bank holds the candidates, S < γ, with
-    these columns:
-    `index`, place in the stream; `id_score`, S_nl; `prediction`, ID label; `owner`, the rank that had the image;
-    `features` (n, d); `position`, place among all images seen; `described`, whether the MLLM has answered; `prequential`
-    (n, 2), o_ens and o_vsnl from before the image's own sentence, NaN until scored.
+    `history` keeps S_nl of the newest images, `predicted` how often each ID class was. The bank holds the
+    candidates, S < γ, with these columns: `index`, place in the stream; `id_score`, S_nl; `prediction`, ID
+    label; `owner`, the rank that had the image; `features` (n, d); `position`, place among all images seen;
+    `described`, whether the MLLM has answered; `prequential` (n, 2), o_ens and o_vsnl from before the image's
+    own sentence, NaN until scored.
 
     Args:
         dim: d of the features.
-        mining: which images are candidates and which of them negative. With the rule `histogram` X_neg are all candidates: an
-            image is one if its S was below the γ* of when it came.
+        mining: which images are candidates and which of them negative. With the rule `histogram` X_neg are
+            all candidates: an image is one if its S was below the γ* of when it came.
         classes: C.
     """
 
@@ -90,7 +90,8 @@ class MemoryBank:
     def mine(self) -> Tensor:
         """Find X_neg and γ* anew in all images seen (eq. 5 and 6); returns rows of the bank, in stream order.
 
-        Exact as long as the bank holds X_neg. Of more the bank's are returned; γ* is then that of the newest `HISTORY` images.
+        Exact as long as the bank holds X_neg. Of more the bank's are returned; γ* is then that of the newest
+        `HISTORY` images.
         """
         scores = self.rows["id_score"] if self.rows else torch.empty(0)
         if self.rule == "histogram":

@@ -23,9 +23,10 @@ _HINTS = {
 def unpack_batch(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Images `(n, 3, h, w)`, label `(n,)` and index `(n,)` of a batch; the last two int64 or None.
 
-    A batch is `(image, label)`, `(image, label, index)`, a mapping with `image` and optionally `label` and `index`, or
-    (for prediction) the bare images. In a mapping `features` `(n, d)` of the images may stand in their place. A negative label is
-    OOD. Labels and indices are whole numbers of any type but bool, also as floats. Anything else is a ValueError.
+    A batch is `(image, label)`, `(image, label, index)`, a mapping with `image` and optionally `label` and
+    `index`, or (for prediction) the bare images. In a mapping `features` `(n, d)` of the images may stand in
+    their place. A negative label is OOD. Labels and indices are whole numbers of any type but bool, also as
+    floats. Anything else is a ValueError.
     """
     if isinstance(batch, Tensor):
         parts: list[Any] = [batch, None, None]
@@ -127,8 +128,9 @@ def _whole_numbers(name: str, column: Any, image: Tensor) -> Tensor | None:
 class IndexCheck:
     """Whether what batches have as `index` can be the places of images: whole numbers from 0 on, each once in a stream.
 
-    A group, a domain or a mask in its place would put images in a wrong order and give the MLLM other images than are meant. What
-    is kept does not grow with the stream: a byte an image where the number of images is known, else the newest 4,096 indices.
+    A group, a domain or a mask in its place would put images in a wrong order and give the MLLM other images
+    than are meant. What is kept does not grow with the stream: a byte an image where the number of images is
+    known, else the newest 4,096 indices.
 
     Args:
         size: images of the data set; None: not known.

@@ -86,10 +86,11 @@ def _is_ours(path: Path) -> bool:
 class FeatureCache:
     """A folder with `index.json` and, for each data set, `<name>.safetensors`, in its order.
 
-    That has `features` (n, d), `label` (n,) and `readable` (n,); features of images that could not be had are NaN. The index has
-    what each set and its columns are known by: a set is refused that is not what was encoded, and a file that is not what was
-    written. Labels are not part of that: those of the set `id` are as the data set tells them now. A file of others in the place of
-    one of ours is a ValueError, and stays as it is.
+    That has `features` (n, d), `label` (n,) and `readable` (n,); features of images that could not be had are
+    NaN. The index has what each set and its columns are known by: a set is refused that is not what was
+    encoded, and a file that is not what was written. Labels are not part of that: those of the set `id` are
+    as the data set tells them now. A file of others in the place of one of ours is a ValueError, and stays as
+    it is.
 
     Args:
         folder: need not exist yet.
@@ -188,8 +189,9 @@ def _labels_now(
 ) -> tuple[Tensor, str]:
     """The labels `(n,)` of the ID set today, and ""; or why they are not known without decoding its images.
 
-    Where `then`, the column of labels that the data set had when it was encoded, was what its items gave, the column of today
-    counts. Otherwise (labels are changed on the way, or there is no column) nothing may have changed, as far as that can be seen.
+    Where `then`, the column of labels that the data set had when it was encoded, was what its items gave, the
+    column of today counts. Otherwise (labels are changed on the way, or there is no column) nothing may have
+    changed, as far as that can be seen.
 
     Args:
         columns: `label` and `readable`, as encoded.

@@ -177,8 +177,8 @@ def encode_sets(
         workers: of the loaders.
 
     Returns:
-        The names of those that were encoded. A data set of which no image can be read is a ValueError; so is, before any is
-        encoded, a file of others in the place of one of ours.
+        The names of those that were encoded. A data set of which no image can be read is a ValueError; so is,
+        before any is encoded, a file of others in the place of one of ours.
     """
     cache = FeatureCache(folder, tower_identity(model.clip, transform, trainer))
     missing = [name for name, dataset in sets.items() if cache.find(name, dataset)[1]]

@@ -44,8 +44,8 @@ class FolderImages(Dataset):
 class FolderDataModule(L.LightningDataModule):
     """All images of a folder and its subfolders, in the order of their paths, as one stream with the folder's name.
 
-    Which files are taken: `image_files.find_images`. A folder that does not exist or holds no image is an error when the run
-    starts.
+    Which files are taken: `image_files.find_images`. A folder that does not exist or holds no image is an
+    error when the run starts.
 
     Args:
         folder: of the images.

@@ -14,9 +14,10 @@ from ants_lightning.data.reading import open_image, to_rgb
 class HFDataset(Dataset):
     """Images of a Hugging Face data set, as `(RGB PIL image, label)`; needs the package `datasets`.
 
-    `classes` are the names of the label column where it has them (`ClassLabel`), else None. A split or column that is not
-    there is a ValueError that names those that are. Images are decoded as files are: `datasets` would turn them by their EXIF
-    orientation. Labels are given as they are in the column; a stream refuses those of an ID set that are no numbers.
+    `classes` are the names of the label column where it has them (`ClassLabel`), else None. A split or column
+    that is not there is a ValueError that names those that are. Images are decoded as files are: `datasets`
+    would turn them by their EXIF orientation. Labels are given as they are in the column; a stream refuses
+    those of an ID set that are no numbers.
 
     Args:
         path: a folder written by `save_to_disk`, a folder of images, or the name of a data set on the hub.

@@ -39,10 +39,11 @@ def is_file(entry: "os.DirEntry[str]") -> bool:
 def find_images(folder: Path | str) -> list[str]:
     """Paths of the images in a folder and its subfolders, sorted.
 
-    Taken is what is a regular file, or a link to one, with the name of a format that Pillow here can read (`image_extensions`).
-    Linked folders are followed; each real folder is gone through once, under its own name where it has one here, and a link to a
-    folder that holds this one is not. Hidden files and folders (`.name`) and macOS's `__MACOSX` are left out. One warning tells
-    what was left out, by reason, with an example.
+    Taken is what is a regular file, or a link to one, with the name of a format that Pillow here can read
+    (`image_extensions`). Linked folders are followed; each real folder is gone through once, under its own
+    name where it has one here, and a link to a folder that holds this one is not. Hidden files and folders
+    (`.name`) and macOS's `__MACOSX` are left out. One warning tells what was left out, by reason, with an
+    example.
     """
     found, left_out = list[str](), dict[str, list[str]]()
     for path, why in _walk(str(folder), image_extensions()):

@@ -34,11 +34,12 @@ _ADVICE = "use one device, or a DataLoader of a map-style data set with a batch_
 def make_exact(loader: Any, world: int, rank: int, skip: int = 0) -> Any:
     """The same loader, re-made so that every image comes once, on one rank, and the first `skip` batches are not loaded.
 
-    With W ranks, rank r takes images r, r + W, …; None is yielded for a batch that is skipped. To be called by all ranks at once.
-    On one rank, what cannot be re-made stays as it is, and reads what it skips.
+    With W ranks, rank r takes images r, r + W, …; None is yielded for a batch that is skipped. To be called
+    by all ranks at once. On one rank, what cannot be re-made stays as it is, and reads what it skips.
 
     Raises:
-        ValueError: the loader's order is another one each time, or (on several ranks) it cannot be shared exactly.
+        ValueError: the loader's order is another one each time, or (on several ranks) it cannot be shared
+            exactly.
     """
     why_not = _not_plain(loader)
     if world > 1:
@@ -65,7 +66,8 @@ def keep_exact(trainer: L.Trainer, skip: Sequence[int] = ()) -> None:
     """Have the run that starts use `make_exact` for each test and predict loader; to be called in `LightningModule.setup`.
 
     Args:
-        trainer: its strategy's `process_dataloader` is wrapped, once. Lightning calls it for each loader, in order.
+        trainer: its strategy's `process_dataloader` is wrapped, once. Lightning calls it for each loader, in
+            order.
         skip: batches of each loader that are done already; 0 for those not named.
     """
     strategy: Any = trainer.strategy

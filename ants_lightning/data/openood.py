@@ -90,13 +90,15 @@ BENCHMARKS = {
 class OpenOODDataModule(OODDataModule):
     """The streams of an OpenOOD benchmark, from OpenOOD's own layout; its near- and far-OOD sets under their own names.
 
-    All lists are read and all images looked for when the module is made; what is missing or malformed is raised together: a
-    ValueError with malformed lines or paths that leave the root among it, else a FileNotFoundError. Nothing is downloaded.
+    All lists are read and all images looked for when the module is made; what is missing or malformed is
+    raised together: a ValueError with malformed lines or paths that leave the root among it, else a
+    FileNotFoundError. Nothing is downloaded.
 
     Args:
-        root: folder with `benchmark_imglist`, and the images in `images_largescale` and `images_classic`, or in itself.
-        benchmark: `imagenet1k`, `imagenet200`, `cifar10`, `cifar100`, or `imagenet1k_mos` (iNaturalist, SUN, Places, Textures,
-            each a folder of images).
+        root: folder with `benchmark_imglist`, and the images in `images_largescale` and `images_classic`, or
+            in itself.
+        benchmark: `imagenet1k`, `imagenet200`, `cifar10`, `cifar100`, or `imagenet1k_mos` (iNaturalist, SUN,
+            Places, Textures, each a folder of images).
         near: other near-OOD sets instead: name → list file (`….txt`) or folder of images, relative to `root`.
         far: likewise; an empty mapping leaves the group out.
         id_lists: other ID lists instead, relative to `root`.

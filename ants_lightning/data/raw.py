@@ -15,9 +15,10 @@ _LEVEL = 1  # of compression: higher ones take up to 4 times as long for 4 % les
 class RawImages:
     """PIL images by their place in the stream; KeyError where one was not kept, OSError where it cannot be read.
 
-    A data set with `raw_image(index)` gives them back at full resolution. For any other the wanted images of each batch
-    are de-normalised (by the `Normalize` of `preprocess`; a ValueError where it has none) and kept, without loss, as PNG
-    `(bytes,)`, uint8: the newest `capacity` of them, until they are forgotten; with 0, for a run without MLLM, none.
+    A data set with `raw_image(index)` gives them back at full resolution. For any other the wanted images of
+    each batch are de-normalised (by the `Normalize` of `preprocess`; a ValueError where it has none) and
+    kept, without loss, as PNG `(bytes,)`, uint8: the newest `capacity` of them, until they are forgotten;
+    with 0, for a run without MLLM, none.
     """
 
     def __init__(self, dataset: Any, preprocess: Any, capacity: int) -> None:

@@ -28,11 +28,12 @@ class ImageError(OSError):
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB of a PIL image of any mode; what Pillow cannot decode or convert raises, and so do NaN and Inf pixels (ValueError).
 
-    As in torchvision and OpenOOD alpha is dropped (the colours stored beneath it are seen), of an animation it is the first
-    frame, and EXIF orientation is not applied. Unlike there grey of more than 8 bits is scaled, not clipped to white: 16 bits
-    from 0…65535; 32-bit numbers from the smallest of 0…1 (float only), 0…255 and 0…65535 that holds all pixels, else from
-    their minimum…maximum. What goes with the pixels is left behind, so that nobody turns the picture by its EXIF later. Of an image
-    more than `LONGEST` times as long as wide it is the middle: scaled to the size of a model, a line of 1 × 30,000 takes gigabytes.
+    As in torchvision and OpenOOD alpha is dropped (the colours stored beneath it are seen), of an animation
+    it is the first frame, and EXIF orientation is not applied. Unlike there grey of more than 8 bits is
+    scaled, not clipped to white: 16 bits from 0…65535; 32-bit numbers from the smallest of 0…1 (float only),
+    0…255 and 0…65535 that holds all pixels, else from their minimum…maximum. What goes with the pixels is
+    left behind, so that nobody turns the picture by its EXIF later. Of an image more than `LONGEST` times as
+    long as wide it is the middle: scaled to the size of a model, a line of 1 × 30,000 takes gigabytes.
     """
     image = _middle(image)
     if image.mode.startswith(("I", "F")):
@@ -91,7 +92,8 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
 def read_item(dataset: Any, place: int, transform: Callable[[Any], Any]) -> tuple[Any, Any, str]:
     """Transformed image and label of a place in a data set of `(PIL image, label)`, and ""; else None, the label, and why.
 
-    The label of an image that cannot be had is `label_of`. An item that is no such pair is a bug: a TypeError.
+    The label of an image that cannot be had is `label_of`. An item that is no such pair is a bug: a
+    TypeError.
     """
     item, why = attempt(dataset.__getitem__, place)
     if why:

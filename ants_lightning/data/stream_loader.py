@@ -51,12 +51,13 @@ class Shard(DistributedSampler):
 class StreamLoader(DataLoader):
     """Yields None for the first `skip` batches without loading them, and starts again where a worker was killed.
 
-    Batches come in order, whatever the loader it is made from says. When workers are killed more than `MOST_RESTARTS` times with no
-    batch in between, torch's RuntimeError is raised.
+    Batches come in order, whatever the loader it is made from says. When workers are killed more than
+    `MOST_RESTARTS` times with no batch in between, torch's RuntimeError is raised.
 
     Args:
         loader: which gives data set, collate_fn, workers and the like.
-        batch_sampler: gives the batches; asked once an iteration, so that its order counts even if it is another each time.
+        batch_sampler: gives the batches; asked once an iteration, so that its order counts even if it is
+            another each time.
         skip: batches.
     """
 
@@ -118,7 +119,8 @@ class StreamLoader(DataLoader):
 class _Watch:
     """Keeps news of dead workers until the next batch is asked for.
 
-    torch raises them from a SIGCHLD handler, wherever the main thread is: in the middle of a step, which would be done by half.
+    torch raises them from a SIGCHLD handler, wherever the main thread is: in the middle of a step, which
+    would be done by half.
     """
 
     def __init__(self) -> None:

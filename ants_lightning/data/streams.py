@@ -43,7 +43,8 @@ def stream_counts(
 
     Args:
         available: images of the ID set and of each OOD set.
-        ood_share: share of OOD images in (0, 1), reached by leaving out images of the side that is too many; None: as it is.
+        ood_share: share of OOD images in (0, 1), reached by leaving out images of the side that is too many;
+            None: as it is.
         size: images in all; ID, OOD and each OOD set keep their proportions to the nearest image. None: all.
 
     A share or size that cannot be, or that leaves no image of a set, is a ValueError.
@@ -78,9 +79,11 @@ def stream_order(
 ) -> Tensor:
     """Places of a stream `(Σ counts,)`, int64, in the concatenation of sets of `available` images, ID first.
 
-    `mixed`: a seeded permutation. `id_first`: its ID images, then its OOD images. `blocks`: OOD sets one after another; ID
-    images are spread at random over the blocks, in proportion to their OOD images. The same `seed` and `counts` choose the
-    same images in every order. With nothing left out `mixed` is `torch.randperm(Σ counts)` of the seed.
+    `mixed`: a seeded permutation. `id_first`: its ID images, then its OOD images. `blocks`: OOD sets one
+      after another; ID
+    images are spread at random over the blocks, in proportion to their OOD images. The same `seed` and
+    `counts` choose the same images in every order. With nothing left out `mixed` is `torch.randperm(Σ
+    counts)` of the seed.
     """
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
@@ -111,8 +114,8 @@ def stream_order(
 class MixedStream(Dataset):
     """An ID set mixed with one or more OOD sets, in a seeded order that belongs to the data set.
 
-    Labels are those of the ID set (negative ones are refused), and -1, -2, … for the OOD sets in the order of `ood_names`.
-    `sets` are the data sets, ID first; `order` (n,) are places in their concatenation.
+    Labels are those of the ID set (negative ones are refused), and -1, -2, … for the OOD sets in the order of
+    `ood_names`. `sets` are the data sets, ID first; `order` (n,) are places in their concatenation.
 
     Args:
         id_set: map-style data set of `(PIL image, label)`, label in 0…C-1.
@@ -168,7 +171,8 @@ class MixedStream(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`image`, `label` (negative = OOD) and `index` of a place in the stream, and its `path` where `has_paths`.
 
-        Of an image that cannot be had `lost` alone, for `collate`; its label is then `label_of`, as the set tells it.
+        Of an image that cannot be had `lost` alone, for `collate`; its label is then `label_of`, as the set
+        tells it.
         """
         which, place = self._place(index)
         image, label, why = read_item(self.sets[which], place, self.transform)
@@ -196,15 +200,15 @@ class MixedStream(Dataset):
 class OODDataModule(L.LightningDataModule):
     """Test streams from map-style data sets: the ID set mixed with each OOD set, or with several together.
 
-    No OOD set, a name in both groups, fewer class names than classes, or a `mix` of unknown or repeated sets is a ValueError; so
-    is, at set-up, a first ID image of which the label is no number from 0 on.
+    No OOD set, a name in both groups, fewer class names than classes, or a `mix` of unknown or repeated sets
+    is a ValueError; so is, at set-up, a first ID image of which the label is no number from 0 on.
 
     Args:
         id_set: data set of `(PIL image, label)`.
         near: near-OOD sets by name.
         far: far-OOD sets by name.
-        class_names: ID class names in the order of the labels, or a text file with one a line; None: `id_set.classes`, with
-            spaces for underscores.
+        class_names: ID class names in the order of the labels, or a text file with one a line; None:
+            `id_set.classes`, with spaces for underscores.
         batch_size: images per batch and device.
         num_workers: of the loaders.
         seed: of the order of the streams and of what is left out.
@@ -212,9 +216,10 @@ class OODDataModule(L.LightningDataModule):
         order: `mixed`, `id_first` or `blocks`: see `stream_order`.
         ood_share: share of OOD images in each stream, in (0, 1); None: all images are used.
         size: images in each stream; None: all.
-        mix: streams made of several OOD sets: name → names of sets. Sets in no mix keep a stream of their own. The group of a
-            mix is that of its sets, or `mixed`.
-        features: folder of a feature cache, made by `ants-lightning encode`: batches hold features in place of images.
+        mix: streams made of several OOD sets: name → names of sets. Sets in no mix keep a stream of their
+            own. The group of a mix is that of its sets, or `mixed`.
+        features: folder of a feature cache, made by `ants-lightning encode`: batches hold features in place
+            of images.
         calibration: labelled ID images, for `ANTS(threshold={"id_recall": …})`; they are in no stream.
     """
 

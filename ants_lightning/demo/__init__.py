@@ -37,8 +37,8 @@ def word_list(words: list[str], seed: int = 0) -> list[str]:
 
 
 WORDS: dict[str, Any] = {"nouns": word_list(NOUNS), "adjectives": word_list(ADJECTIVES)}
-# The sizes of this world, as in configs/demo.yaml; everything else is the default. τ is one over the miniature's own logit scale,
-# as 0.01 is one over CLIP's.
+# The sizes of this world, as in configs/demo.yaml; everything else is the default. τ is one over the
+# miniature's own logit scale, as 0.01 is one over CLIP's.
 SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"negatives": {**WORDS, "keep": 0.7}, "num_groups": 1, "temperature": 0.04},
     "memory": {

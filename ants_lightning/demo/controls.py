@@ -1,8 +1,8 @@
 """What the MLLM's eyes are worth: `python -m ants_lightning.demo.controls --seeds 101 102 103`.
 
-Runs the demo with its LLaVA; with stand-ins for it: sentences of random other images, random class names instead of similar
-ones, and perfect captions; without label hygiene; and with images beside the class names of eq. 11 (VSNL with eyes). Prints mean
-AUROC / FPR95 (%) over the seeds as Markdown, and both estimates of λ.
+Runs the demo with its LLaVA; with stand-ins for it: sentences of random other images, random class names
+instead of similar ones, and perfect captions; without label hygiene; and with images beside the class names
+of eq. 11 (VSNL with eyes). Prints mean AUROC / FPR95 (%) over the seeds as Markdown, and both estimates of λ.
 """
 
 from __future__ import annotations

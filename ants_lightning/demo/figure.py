@@ -1,6 +1,7 @@
 """The README's picture from a demo run: `python -m ants_lightning.demo.figure --out docs/demo.png`.
 
-Above, AUROC of every score on every stream; below, the images of each stream that the MLLM was shown first, with its words.
+Above, AUROC of every score on every stream; below, the images of each stream that the MLLM was shown first,
+with its words.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Textures and scenes of the demo world: the backgrounds of objects and, with no object, the far-OOD images.
 
-Each painter works on a whole batch. Textures take coordinates `u, v` (n, s, s), already rotated and scaled to a random
-frequency, and return how much of the second colour shows, in [0, 1]; some are tiled from the shape of an object. Scenes are
-drawn in `x, y` in [-1, 1] (y upwards), with up to three small residents: sails on the sea, pines in the forest. So far-OOD images
-hold what looks like ID objects, as photographs of textures and places do.
+Each painter works on a whole batch. Textures take coordinates `u, v` (n, s, s), already rotated and scaled to
+a random frequency, and return how much of the second colour shows, in [0, 1]; some are tiled from the shape
+of an object. Scenes are drawn in `x, y` in [-1, 1] (y upwards), with up to three small residents: sails on
+the sea, pines in the forest. So far-OOD images hold what looks like ID objects, as photographs of textures
+and places do.
 """
 
 from __future__ import annotations

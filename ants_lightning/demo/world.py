@@ -1,7 +1,8 @@
 """The demo world: images drawn by program, and captions by a small grammar, deterministic by seed.
 
-An image shows an object on a plain, textured or scenic background, or (far-OOD) a texture or a scene alone. Colour, size and
-background are attributes that captions may name; blur, noise, contrast and occluders are nuisances.
+An image shows an object on a plain, textured or scenic background, or (far-OOD) a texture or a scene alone.
+Colour, size and background are attributes that captions may name; blur, noise, contrast and occluders are
+nuisances.
 """
 
 from __future__ import annotations
@@ -77,8 +78,9 @@ def sample_specs(
 ) -> Specs:
     """Specs of n images of `names` (objects, textures, scenes), in even shares and random order.
 
-    A share `plain` of the objects stands on one colour; the others on textures and scenes, half and half. Then a share
-    `context` of the objects moves to where its kind is usually found: a texture and a scene of its own.
+    A share `plain` of the objects stands on one colour; the others on textures and scenes, half and half.
+    Then a share `context` of the objects moves to where its kind is usually found: a texture and a scene of
+    its own.
     """
 
     def draw(count: int) -> Tensor:
@@ -206,9 +208,9 @@ def caption(specs: Specs, i: int, avoid: str = "") -> str:
 def training_captions(specs: Specs, rng: random.Random) -> tuple[list[str], Tensor]:
     """One short caption an image, and what it says: (n, 6) of [object, color, size, background, tint, kind], -1 = unsaid.
 
-    `kind` is 0 for objects, 1 for textures, 2 for scenes. An image fits a caption if it agrees with everything said. A single
-    word may be said of a background: "the nice stripes." fits stripes alone and a star on stripes, "a red stripes pattern"
-    only the former.
+    `kind` is 0 for objects, 1 for textures, 2 for scenes. An image fits a caption if it agrees with
+    everything said. A single word may be said of a background: "the nice stripes." fits stripes alone and a
+    star on stripes, "a red stripes pattern" only the former.
     """
     texts, facts = [], torch.full((len(specs), 6), -1)
     for i, kind in enumerate(image_facts(specs)[:, 5].tolist()):

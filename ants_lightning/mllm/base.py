@@ -19,10 +19,11 @@ SIMILAR_IMAGE_PROMPT = "This was taken for a {name}. " + SIMILAR_PROMPT
 class MLLM(Protocol):
     """A multimodal LLM. Answers come in the order of the questions.
 
-    An empty answer means "nothing usable"; None, that this question failed and may be asked again; an exception, that all failed.
-    A builtin TimeoutError or ConnectionError means that it is gone: nothing more is asked in this refresh. One with a method
-    `identity() -> dict[str, Any]`, which tells all that its answers depend on, is recorded (`mllm.record`). An attribute
-    `at_once: int` tells how many questions are worth giving in one call; without it they are 32.
+    An empty answer means "nothing usable"; None, that this question failed and may be asked again; an
+    exception, that all failed. A builtin TimeoutError or ConnectionError means that it is gone: nothing more
+    is asked in this refresh. One with a method `identity() -> dict[str, Any]`, which tells all that its
+    answers depend on, is recorded (`mllm.record`). An attribute `at_once: int` tells how many questions are
+    worth giving in one call; without it they are 32.
     """
 
     def setup(self, device: torch.device) -> None:
@@ -62,7 +63,8 @@ class ChatMLLM:
         similar_image_prompt: the same beside an image that was taken for `{name}`.
 
     Attributes:
-        at_once: questions worth giving in one call: fewer leave the MLLM idle, more only make the call longer.
+        at_once: questions worth giving in one call: fewer leave the MLLM idle, more only make the call
+            longer.
         heard: the first answer of the last call, as it was given, to tell the user what could not be used.
     """
 

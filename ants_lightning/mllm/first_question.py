@@ -20,7 +20,8 @@ def picture() -> Image:
 def ask_first(mllm: Any, name: str, count: int) -> str:
     """Why an MLLM that is set up cannot answer; "" where it describes `picture` and names classes similar to `name`.
 
-    Neither answer is counted, recorded or used. TimeoutError goes through: a server may still be loading its model.
+    Neither answer is counted, recorded or used. TimeoutError goes through: a server may still be loading its
+    model.
 
     Args:
         mllm: see `MLLM`; one with `replays` is not asked.

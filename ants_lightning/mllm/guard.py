@@ -22,11 +22,13 @@ GONE = (TimeoutError, ConnectionError)  # nobody answers: to ask on would cost a
 class Guard:
     """An MLLM that never ends the run: what it fails at is None (to be asked again), counted, and logged once a kind.
 
-    After a refresh in which it raised and answered nothing it is asked at the next one; when that fails too, every 2nd, 4th, then
-    8th. After a `TimeoutError` or `ConnectionError` nothing more is asked in the same refresh. `counts` holds
+    After a refresh in which it raised and answered nothing it is asked at the next one; when that fails too,
+    every 2nd, 4th, then 8th. After a `TimeoutError` or `ConnectionError` nothing more is asked in the same
+    refresh. `counts` holds
 
     * `mllm_calls`: questions, one an image or a class; `mllm_recalled`: answers from the record instead;
-    * `mllm_failures`: questions without a usable answer; `mllm_unusable`: those of them that were answered, with nothing usable;
+    * `mllm_failures`: questions without a usable answer; `mllm_unusable`: those of them that were answered,
+      with nothing usable;
     * `mllm_unread`: images that could not be read for it, which are in `mllm_failures` too;
     * `mllm_shown`: images that it described or was to describe; `mllm_seconds`.
     """

@@ -25,21 +25,22 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 class TransformersMLLM(ChatMLLM):
     """An `AutoModelForImageTextToText` with its own processor and chat template, greedy, in batches.
 
-    Weights are loaded at the first question. The decoder of the language model is quantised; vision tower, projector and
-    `lm_head` are not. An answer does not depend on the batch that its question was in (to float rounding). A batch that fails or
-    does not fit into GPU memory is halved.
+    Weights are loaded at the first question. The decoder of the language model is quantised; vision tower,
+    projector and `lm_head` are not. An answer does not depend on the batch that its question was in (to float
+    rounding). A batch that fails or does not fit into GPU memory is halved.
 
-    A bad setting is a ValueError here. At set-up a model that is missing, torn or only a git-lfs pointer is an OSError; one with
-    nothing to quantise, or whose processor cannot make a question, a ValueError. A 4-bit or 8-bit layer that does not compute what
-    its weights say is a RuntimeError when they are loaded.
+    A bad setting is a ValueError here. At set-up a model that is missing, torn or only a git-lfs pointer is
+    an OSError; one with nothing to quantise, or whose processor cannot make a question, a ValueError. A 4-bit
+    or 8-bit layer that does not compute what its weights say is a RuntimeError when they are loaded.
 
     Args:
         model: hub name or local folder; `~` is the home folder.
         revision: of a hub model.
         quantization: `nf4` (double quantisation), `int8` or `none`.
-        compute_dtype: `float32`, `bfloat16`, `float16`; `auto` is bfloat16 on CUDA and float32 on the CPU. With `bfloat16` NF4 is
-            faster on CPUs with AVX512-BF16.
-        attention: attention implementation (`sdpa`, `eager`, `flash_attention_2`); None: the model's own choice.
+        compute_dtype: `float32`, `bfloat16`, `float16`; `auto` is bfloat16 on CUDA and float32 on the CPU.
+            With `bfloat16` NF4 is faster on CPUs with AVX512-BF16.
+        attention: attention implementation (`sdpa`, `eager`, `flash_attention_2`); None: the model's own
+            choice.
         batch_size: images or class names per generation.
         offload: keep the weights in main memory between questions.
         chat: the settings of `ChatMLLM`.

@@ -80,7 +80,8 @@ _NO_NAMES = (
 def parse_sentence(answer: str, max_words: int = 30) -> str:
     r"""The sentence of an answer as plain text of at most `max_words` words and 300 characters; "" if there is none.
 
-    That is the first line that is no thought, preamble, heading or label; of JSON its caption. A refusal holds none.
+    That is the first line that is no thought, preamble, heading or label; of JSON its caption. A refusal
+    holds none.
 
     >>> parse_sentence(' "A small  red bird.\n\nIs there anything else?')
     'A small red bird.'
@@ -157,7 +158,8 @@ def _is_label(text: str) -> bool:
 def parse_names(answer: str, count: int) -> list[str]:
     r"""At most `count` different names of up to four words and 60 characters from an answer: JSON, a table, lines or commas.
 
-    What stands behind a name (a dash, a colon, brackets, bullets below it) explains it. A refusal holds no names.
+    What stands behind a name (a dash, a colon, brackets, bullets below it) explains it. A refusal holds no
+    names.
 
     >>> parse_names("Sure! Here are five classes you may like:\n1. **Wolf**: a wild dog\n2. red fox, coyote\n", 5)
     ['Wolf', 'red fox', 'coyote']

@@ -1,7 +1,8 @@
 """The quantised layers of a local MLLM: how each is computed on the CPU, and whether it computes what its weights say.
 
-With AVX512-BF16 bitsandbytes repacks a 4-bit weight at its first use and computes in bfloat16, whatever the compute dtype; a
-layer that does not fit into the packed form fails. Other versions may bring other such paths, so one layer of each kind is tried.
+With AVX512-BF16 bitsandbytes repacks a 4-bit weight at its first use and computes in bfloat16, whatever the
+compute dtype; a layer that does not fit into the packed form fails. Other versions may bring other such
+paths, so one layer of each kind is tried.
 """
 
 import logging
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 BLOCK_OUT = 32  # rows of a weight that are packed together
 ROWS = (1, 40)  # of an input: one token of an answer, a prompt; the kernels differ by that
-# Largest relative difference between a layer and the product with its dequantised weight. In int8 the inputs are quantised too.
+# Largest relative difference between a layer and the product with its dequantised weight. In int8 the inputs
+# are quantised too.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
 TOLERANCE_TF32, TOLERANCE_INT8 = 1e-2, 5e-2
 
@@ -51,7 +53,8 @@ def choose_paths(model: nn.Module) -> tuple[int, int]:
     """Let those 4-bit layers take the fast path of the CPU that fit it, if CPU and bitsandbytes have one, and no others.
 
     Returns:
-        How many 4-bit layers take the fast path, and how many the plain one: dequantise, then multiply in the compute dtype.
+        How many 4-bit layers take the fast path, and how many the plain one: dequantise, then multiply in the
+        compute dtype.
     """
     layers: list[Any] = [layer for layer in model.modules() if type(layer).__name__ == "Linear4bit"]
     for layer in layers:
@@ -67,8 +70,9 @@ def choose_paths(model: nn.Module) -> tuple[int, int]:
 def check_layers(model: nn.Module, dtype: torch.dtype) -> int:
     """Run one quantised layer of each kind on a small random input, and compare with the product with its dequantised weight.
 
-    Of one kind are layers of the same class, shape and path, all with a bias or all without. Weights stay as they are, but for the
-    packing of the fast path: all that take it are packed here, so that nothing can interrupt that later.
+    Of one kind are layers of the same class, shape and path, all with a bias or all without. Weights stay as
+    they are, but for the packing of the fast path: all that take it are packed here, so that nothing can
+    interrupt that later.
 
     Args:
         model: on the device where it will run.
@@ -78,7 +82,8 @@ def check_layers(model: nn.Module, dtype: torch.dtype) -> int:
         How many kinds there are.
 
     Raises:
-        RuntimeError: if a layer fails or differs; it names the layer, its shape, the versions and the CPU or GPU.
+        RuntimeError: if a layer fails or differs; it names the layer, its shape, the versions and the CPU or
+            GPU.
     """
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(first_only)
     kinds = set()

@@ -34,15 +34,17 @@ FIELDS = [field.name for field in fields(Asked)]
 class Record:
     """The answers of one MLLM by question, in memory and in a file that may hold those of others too.
 
-    Each line of the file is an object. One with `identity` tells all that the answers of an MLLM depend on, and `mllm`, a hash of
-    it. All others are an answer: `mllm`, the fields of `Asked`, and `answer`; null takes back what was answered before. The last
-    line for a question counts. Lines that cannot be read, as a killed run may leave one, are skipped and counted in the log.
+    Each line of the file is an object. One with `identity` tells all that the answers of an MLLM depend on,
+    and `mllm`, a hash of it. All others are an answer: `mllm`, the fields of `Asked`, and `answer`; null
+    takes back what was answered before. The last line for a question counts. Lines that cannot be read, as a
+    killed run may leave one, are skipped and counted in the log.
 
-    An empty answer ("" or no names) is not final: a later run asks again. So `said` holds all answers, from which a run can be
-    repeated to the last digit, and `answers` those that need not be asked for: all but the empty ones that were in the file.
+    An empty answer ("" or no names) is not final: a later run asks again. So `said` holds all answers, from
+    which a run can be repeated to the last digit, and `answers` those that need not be asked for: all but the
+    empty ones that were in the file.
 
-    ValueError for an identity that is no JSON, and for a `path` that is no regular file, or a file with content but not one good
-    line: it is somebody else's, and is not written to.
+    ValueError for an identity that is no JSON, and for a `path` that is no regular file, or a file with
+    content but not one good line: it is somebody else's, and is not written to.
 
     Args:
         path: the file; need not exist yet.
@@ -188,8 +190,8 @@ def pixel_hash(image: Image) -> str:
 class ReplayMLLM:
     """Answers from the record of an earlier run, to the last digit, with no model and no GPU; what is not in it fails.
 
-    Empty answers are repeated too. At set-up a ValueError where there is no such file, or it does not hold the answers of exactly
-    one (such) MLLM.
+    Empty answers are repeated too. At set-up a ValueError where there is no such file, or it does not hold
+    the answers of exactly one (such) MLLM.
 
     Args:
         record: the `mllm.jsonl` of that run.

@@ -21,8 +21,9 @@ T = TypeVar("T")
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
     """What a coroutine returns, run in an event loop and a thread of its own: a notebook has a loop running already.
 
-    An exception here, such as Ctrl-C or SIGTERM while it is waited for, cancels the coroutine and all that it waits for, and
-    is raised at once: a name that is being resolved cannot be cancelled, and is not waited for.
+    An exception here, such as Ctrl-C or SIGTERM while it is waited for, cancels the coroutine and all that it
+    waits for, and is raised at once: a name that is being resolved cannot be cancelled, and is not waited
+    for.
     """
     loop = asyncio.new_event_loop()
     task = loop.create_task(work)
@@ -47,7 +48,8 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
 class Deadline(DefaultAsyncHttpxClient):
     """An HTTP client whose requests end within so many seconds as a whole.
 
-    The library's own time-outs bound a single read, so that a server that sends a byte now and then would hold a question for ever.
+    The library's own time-outs bound a single read, so that a server that sends a byte now and then would
+    hold a question for ever.
     """
 
     def __init__(self, seconds: float) -> None:

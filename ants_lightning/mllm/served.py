@@ -62,7 +62,7 @@ class ServedMLLM(ChatMLLM):
         self.base_url, self.name, self.concurrency = base_url, model, concurrency
         self.timeout, self.max_retries, self.structured = timeout, max_retries, structured
         self.at_once = 4 * concurrency
-        self._server: "ChatServer | None" = None
+        self._server: ChatServer | None = None
 
     def identity(self) -> dict[str, Any]:
         """See `ChatMLLM.identity`. The server's address is no part of it."""

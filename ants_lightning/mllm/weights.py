@@ -19,7 +19,8 @@ def check_folder(folder: Path, own_name: str | None = None) -> None:
 
     Args:
         folder: of the model.
-        own_name: of the weight file or index, where the model's configuration gives one (`transformers_weights`).
+        own_name: of the weight file or index, where the model's configuration gives one
+            (`transformers_weights`).
     """
     present = _check(lambda name: folder / name if (folder / name).exists() else None, own_name)
     if not present:

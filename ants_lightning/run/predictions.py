@@ -81,15 +81,17 @@ def rows_of(stream: str, outputs: Mapping[str, Any]) -> list[Row]:
 class PredictionWriter(L.Callback):
     """Writes a row for every image that `trainer.predict` sees, lost ones too; memory does not grow with the stream.
 
-    Each rank writes `<stem>.rank<r><suffix>` as the stream goes; at the end the first merges them in order of (stream, index).
-    After an exception these parts stay and hold what was computed. Belongs after `NegativeMemory` in the list of callbacks.
+    Each rank writes `<stem>.rank<r><suffix>` as the stream goes; at the end the first merges them in order of
+    (stream, index). After an exception these parts stay and hold what was computed. Belongs after
+    `NegativeMemory` in the list of callbacks.
 
-    The columns are `BEFORE`, the scores by name, and `AFTER`; `lambda` and `threshold` are those that the image was scored with.
+    The columns are `BEFORE`, the scores by name, and `AFTER`; `lambda` and `threshold` are those that the
+    image was scored with.
 
     Args:
-        path: `….csv` or `….parquet` (needs the extra `parquet`); relative to `trainer.default_root_dir`. One that an earlier run
-            wrote is replaced when all is there; any other is a ValueError before the first batch, as is a folder in which another
-            run is under way.
+        path: `….csv` or `….parquet` (needs the extra `parquet`); relative to `trainer.default_root_dir`. One
+            that an earlier run wrote is replaced when all is there; any other is a ValueError before the
+            first batch, as is a folder in which another run is under way.
     """
 
     def __init__(self, path: str = "predictions.csv") -> None:

@@ -133,11 +133,13 @@ def _told(values: Sequence[Any]) -> str:
 class Report(L.Callback):
     """At the end of a test run, on rank 0: shows the table, and writes to `trainer.default_root_dir`.
 
-    `results.json`; `labels.txt` and `labels.safetensors`, the negative labels that were used, to read, edit, share and use again
-    (`ANTS(negatives={"bank": …})`); `order.safetensors`, which image of its sets each place of a stream held.
+    `results.json`; `labels.txt` and `labels.safetensors`, the negative labels that were used, to read, edit,
+    share and use again (`ANTS(negatives={"bank": …})`); `order.safetensors`, which image of its sets each
+    place of a stream held.
 
-    Before the first batch: ValueError where `results.json` is there and no run wrote it, or another run is under way in the folder;
-    OSError where the folder cannot be written. After that no file costs more than itself: a warning. `fast_dev_run` writes nothing.
+    Before the first batch: ValueError where `results.json` is there and no run wrote it, or another run is
+    under way in the folder; OSError where the folder cannot be written. After that no file costs more than
+    itself: a warning. `fast_dev_run` writes nothing.
 
     Args:
         table: show the table on the terminal, too.

@@ -14,7 +14,8 @@ RESULTS = "results.json"
 def write_results(folder: RunFolder, results: dict[str, Any]) -> list[str]:
     """Write `results.json`; what there is to say of it, line by line. OSError where it cannot be written.
 
-    Results of an earlier run are replaced where that run had the same settings and streams; others are kept, as `results.<n>.json`.
+    Results of an earlier run are replaced where that run had the same settings and streams; others are kept,
+    as `results.<n>.json`.
     """
     path, told = folder.path / RESULTS, list[str]()
     new = folder.path / f".results.{uuid4().hex}.part"

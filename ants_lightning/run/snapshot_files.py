@@ -22,8 +22,8 @@ _PARTIAL = ".partial-"
 def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
     """Plain JSON of nested state: dicts with str keys, lists, tensors, strings, numbers, bools and None; `unpack` turns it back.
 
-    Exactly the same comes back, to the last bit. The tensors go into `tensors`, by their path; those that are not on the CPU go
-    back to the device that `unpack` is given. TypeError, with the path, for anything else.
+    Exactly the same comes back, to the last bit. The tensors go into `tensors`, by their path; those that are
+    not on the CPU go back to the device that `unpack` is given. TypeError, with the path, for anything else.
     """
     if isinstance(value, Tensor):
         name = f"{len(tensors)} {path}".encode("utf-8", "backslashreplace").decode()

@@ -27,19 +27,21 @@ _EXIT_CODE = 128 + signal.SIGTERM  # as of a process that the signal ended; Ligh
 class Snapshots(L.Callback):
     """Writes all that the next batch of a test run depends on to `<trainer.default_root_dir>/snapshots`, and resumes from there.
 
-    A snapshot is written when a run begins and every `every` batches; with one rank also when an exception ends the run. SIGTERM
-    ends it with exit code 143: one rank at once, whatever is under way, several at their next snapshot. A snapshot appears whole or
-    not at all. One that cannot be written (full disk) is counted in `n_failed` and logged once; the run and the older ones stay as
-    they are. A run that ends well removes them; other files in the folder stay. `fast_dev_run` has none.
+    A snapshot is written when a run begins and every `every` batches; with one rank also when an exception
+    ends the run. SIGTERM ends it with exit code 143: one rank at once, whatever is under way, several at
+    their next snapshot. A snapshot appears whole or not at all. One that cannot be written (full disk) is
+    counted in `n_failed` and logged once; the run and the older ones stay as they are. A run that ends well
+    removes them; other files in the folder stay. `fast_dev_run` has none.
 
-    A snapshot holds the state of `ANTS` and of each callback with `state()` and `restore(trainer, pl_module, state)`, and the
-    configuration of the run; one of another configuration is refused before the first batch: a ValueError that names each
-    difference. Torn or damaged ones are named in a warning, and the one before is used. Several ranks need a folder that all share.
+    A snapshot holds the state of `ANTS` and of each callback with `state()` and `restore(trainer, pl_module,
+    state)`, and the configuration of the run; one of another configuration is refused before the first batch:
+    a ValueError that names each difference. Torn or damaged ones are named in a warning, and the one before
+    is used. Several ranks need a folder that all share.
 
     Args:
         every: batches of a rank from one to the next, at least 1.
-        resume: `auto`: go on from the newest good snapshot, or from the beginning where there is none; or the folder of a snapshot,
-            or a folder with several. None: from the beginning.
+        resume: `auto`: go on from the newest good snapshot, or from the beginning where there is none; or the
+            folder of a snapshot, or a folder with several. None: from the beginning.
         keep: how many stay, at least 1.
     """
 
@@ -200,7 +202,8 @@ class Snapshots(L.Callback):
         alone = trainer.world_size == 1
         position = [*self._done, *[0] * (dataloader_idx + 1 - len(self._done))]
         self._capture(trainer, pl_module, position)
-        # At the first batch of a stream ranks may still wait for one another in the memory, so they do not meet here.
+        # At the first batch of a stream ranks may still wait for one another in the memory, so they do not
+        # meet here.
         if not (alone or 0 < batch_idx < self._common[dataloader_idx]):
             return
         self._since += sum(position) > max(0, self._start)

@@ -96,9 +96,10 @@ class Summary:
 def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
     """The content of `results.json` files, or of those in run folders, each with its `path`.
 
-    What else `runs/*` may hold is passed over with a warning: a folder without a results.json, a file of another name without
-    results. A ValueError names the path that is missing, all paths where none has results, and the `results.json` that is
-    unreadable, not JSON, or not of the form that `build_results` writes.
+    What else `runs/*` may hold is passed over with a warning: a folder without a results.json, a file of
+    another name without results. A ValueError names the path that is missing, all paths where none has
+    results, and the `results.json` that is unreadable, not JSON, or not of the form that `build_results`
+    writes.
     """
     found, passed = list[dict[str, Any]](), list[str]()
     for path in map(Path, paths):
@@ -171,8 +172,8 @@ def _check_scores(part: Any, where: str) -> None:
 def summarise(runs: Sequence[dict[str, Any]]) -> list[Summary]:
     """Group the runs which differ only by seed (same benchmark, model, settings and streams), in order, and average each group.
 
-    A seed that comes twice in a group shows that its runs differ otherwise too: then each of them is a summary of its own.
-    A note tells the settings in which several summaries differ.
+    A seed that comes twice in a group shows that its runs differ otherwise too: then each of them is a
+    summary of its own. A note tells the settings in which several summaries differ.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:

@@ -196,7 +196,8 @@ def _latex(text: str) -> str:
 def to_csv(summaries: Sequence[Summary], metrics: Sequence[str] = DEFAULT) -> str:
     """One row for each table, column, score and metric; `mean`, `std` and `published` in percent, empty where there is none.
 
-    A text that a spreadsheet would take for a formula (`=`, `+`, `-` or `@` first) gets an apostrophe before it.
+    A text that a spreadsheet would take for a formula (`=`, `+`, `-` or `@` first) gets an apostrophe before
+    it.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, FIELDS, restval="", lineterminator="\n")

@@ -48,7 +48,8 @@ def test_histogram_gamma_star_is_that_of_plain_loops(seed, eta):
 
 
 def test_histogram_gamma_star_by_hand():
-    # Six below 0.1, none in (0.1, 0.9), three above 0.9: the largest jump is at 0.1, and the median of 0, …, 0.05 is 0.025.
+    # Six below 0.1, none in (0.1, 0.9), three above 0.9: the largest jump is at 0.1, and the median of 0, …,
+    # 0.05 is 0.025.
     scores = torch.tensor([0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.95, 0.97, 1.0])
     assert histogram_gamma_star(scores, 0.5) == pytest.approx(0.025)
     assert histogram_gamma_star(scores, 1.0) == pytest.approx(0.05)
@@ -136,7 +137,8 @@ def test_the_official_preset_on_the_demo(run):
     stream = results["streams"]["scenes"]
     assert stream["n_ens"] > 0 < stream["n_vsnl"] and stream["gamma"] != 0.8
     assert stream["lambda"] == stream["lambda_balanced"] != stream["lambda_paper"]
-    # λ again, from the scores of the batches, is a mean over all images: between 0 and 1 and not 0.5 by default.
+    # λ again, from the scores of the batches, is a mean over all images: between 0 and 1 and not 0.5 by
+    # default.
     assert 0 < stream["lambda"] < 1 and stream["lambda"] != 0.5
     near = frequent_classes(memory.bank.predicted, 0.3).tolist()
     assert set(memory.answers) >= {model.class_names[c] for c in near}
@@ -144,7 +146,8 @@ def test_the_official_preset_on_the_demo(run):
 
 def test_balanced_weight_is_the_mean_over_all_images_seen(run):
     memory, _, results = run(weight="balanced", schedule={"every": 4, "min_images": 1})
-    # The last of 8 batches was scored with the spaces of batch 4; its evidence and that of 5 to 7 came in at the last sync point.
+    # The last of 8 batches was scored with the spaces of batch 4; its evidence and that of 5 to 7 came in at
+    # the last sync point.
     assert results["streams"]["scenes"]["lambda"] == pytest.approx(
         float(memory.refresher.weighing.balanced[0] / memory.refresher.weighing.balanced.sum())
     ) and float(memory.refresher.weighing.balanced.max()) < len(memory.bank.history)

@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=2 python tests/benchmarks/endless.py
 
-The demo's CLIP and LLaVA. 4,000 drawn images are encoded once; each image of the stream is one of them, its feature with noise of
-its own. `trainer.predict` adapts and writes rows; `--test` measures too, and keeps every score for that.
+The demo's CLIP and LLaVA. 4,000 drawn images are encoded once; each image of the stream is one of them, its
+feature with noise of its own. `trainer.predict` adapts and writes rows; `--test` measures too, and keeps
+every score for that.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/feature_path.py
 
-CLIP ViT-B/32 with random weights, 400 random images of 224 pixels; from features also 200,000 images, against 100 and against
-1,000 classes with 10,000 negative labels, in batches of 1,024. No MLLM; metrics and Lightning's loop are in the time.
+CLIP ViT-B/32 with random weights, 400 random images of 224 pixels; from features also 200,000 images, against
+100 and against 1,000 classes with 10,000 negative labels, in batches of 1,024. No MLLM; metrics and
+Lightning's loop are in the time.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
 python tests/benchmarks/hygiene.py ../shared/data/clip_vitb32_features.npz
 
-ID: ImageNet-1k. Names of LVIS, OpenImages and Objects365, in two kinds: those that are an ID class name by spelling, plural or
-synonym (`hygiene.forms`), and the others. A good bound drops many of the first and few of the second kind.
+ID: ImageNet-1k. Names of LVIS, OpenImages and Objects365, in two kinds: those that are an ID class name by
+spelling, plural or synonym (`hygiene.forms`), and the others. A good bound drops many of the first and few of
+the second kind.
 """
 
 import sys

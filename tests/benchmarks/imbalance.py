@@ -1,12 +1,13 @@
 """Streams that are not half and half: what adaptation does to them, with and without the guard (`schedule.min_separation`).
 
-    python tests/benchmarks/imbalance.py --seeds 211 212 213 --guard off 0.8
-    python tests/benchmarks/imbalance.py --seeds 211 212 213 --init neglabel
-    python tests/benchmarks/imbalance.py --seeds 211 --separation --real ../shared/data/clip_vitb32_features.npz
+    python tests/benchmarks/imbalance.py --seeds 211 212 213 --guard off 0.8 python
+    tests/benchmarks/imbalance.py --seeds 211 212 213 --init neglabel python tests/benchmarks/imbalance.py
+    --seeds 211 --separation --real ../shared/data/clip_vitb32_features.npz
 
-The demo's CLIP and LLaVA (NF4) with the settings of configs/demo.yaml; `--init neglabel`: an ENS queue as by default, M = 10,000,
-that starts with N_nl. Images are encoded once a seed, and what the LLaVA said is recorded, in `--root`. Prints Markdown, means over
-the seeds. `--separation`: only `mining.separation` of histories by share of OOD images, with `--real` those of CLIP features too.
+The demo's CLIP and LLaVA (NF4) with the settings of configs/demo.yaml; `--init neglabel`: an ENS queue as by
+default, M = 10,000, that starts with N_nl. Images are encoded once a seed, and what the LLaVA said is
+recorded, in `--root`. Prints Markdown, means over the seeds. `--separation`: only `mining.separation` of
+histories by share of OOD images, with `--real` those of CLIP features too.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
 OMP_NUM_THREADS=2 python tests/benchmarks/mine_labels.py
 
-Random features of that size, the shortest of three runs. The reference, in the same process and after it, is the plain way: one
-matmul of all candidates with all classes, then NumPy's percentile of all at once, and of each candidate in a loop (2,000 are timed,
-the whole is extrapolated).
+Random features of that size, the shortest of three runs. The reference, in the same process and after it, is
+the plain way: one matmul of all candidates with all classes, then NumPy's percentile of all at once, and of
+each candidate in a loop (2,000 are timed, the whole is extrapolated).
 """
 
 import resource

@@ -1,7 +1,8 @@
 """Weights of each family in NF4: `python tests/benchmarks/mllm_memory.py`.
 
-Computed, not measured: the real classes on the meta device, in the dimensions that the releases are known to have. The
-decoder's linear layers take 4 bits and 0.127 for the double-quantised constants, everything else 2 bytes.
+Computed, not measured: the real classes on the meta device, in the dimensions that the releases are known to
+have. The decoder's linear layers take 4 bits and 0.127 for the double-quantised constants, everything else 2
+bytes.
 """
 
 import torch

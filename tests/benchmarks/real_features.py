@@ -2,10 +2,11 @@
 
     python tests/benchmarks/real_features.py ../shared/data/clip_vitb32_features.npz
 
-ImageNet images against DTD, SUN397 and Flowers, CLIP ViT-B/32. Candidates for negative labels are the names of LVIS, OpenImages
-and Objects365, of which 15 % are kept, in groups of about 100, as NegLabel has them. CSP, EOE and GL-MCM are not among the columns:
-their texts (and patches) are not in the file. TANL's images of noise go through a tower with random weights here.
-Writes `runs/real_features/results.json`; ends with the table and images a second.
+ImageNet images against DTD, SUN397 and Flowers, CLIP ViT-B/32. Candidates for negative labels are the names
+of LVIS, OpenImages and Objects365, of which 15 % are kept, in groups of about 100, as NegLabel has them. CSP,
+EOE and GL-MCM are not among the columns: their texts (and patches) are not in the file. TANL's images of
+noise go through a tower with random weights here. Writes `runs/real_features/results.json`; ends with the
+table and images a second.
 """
 
 import argparse

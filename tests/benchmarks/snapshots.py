@@ -1,8 +1,8 @@
 """What a snapshot costs: `python tests/benchmarks/snapshots.py`.
 
-A state as of a large run: 100,000 images × 12 scores in batches of 256, a bank of 10,000 × 512, an ENS queue of 10,000, and 10,000
-texts that were encoded since the start. With `--foreign N` also N images of 224 pixels that a foreign loader gave and the MLLM has
-not described yet; they are as hard to compress as photographs.
+A state as of a large run: 100,000 images × 12 scores in batches of 256, a bank of 10,000 × 512, an ENS queue
+of 10,000, and 10,000 texts that were encoded since the start. With `--foreign N` also N images of 224 pixels
+that a foreign loader gave and the MLLM has not described yet; they are as hard to compress as photographs.
 """
 
 import argparse

@@ -11,7 +11,8 @@ from test_columns import every, make_model
 from ants_lightning import NegativeMemory, Report
 from ants_lightning.demo.controls import PerfectCaptions
 
-# By precision: how exact the features of a tower are, and so the scores: a cosine over τ = 0.04 goes into a sigmoid.
+# By precision: how exact the features of a tower are, and so the scores: a cosine over τ = 0.04 goes into a
+# sigmoid.
 EXACT = {"64-true": 2e-6, "32-true": 1e-9, "16-true": 0.003, "bf16-true": 0.04, "bf16-mixed": 0.04}
 
 

@@ -20,7 +20,8 @@ from ants_lightning.data.openood import BENCHMARKS
 
 PACK = Path(__file__).parents[3] / "shared/data/openood_pack"
 LARGE, CLASSIC = "images_largescale", "images_classic"
-# benchmark → list file of benchmark_imglist → (image folder, path of an image, ID labels or None), as OpenOOD v1.5 has them
+# benchmark → list file of benchmark_imglist → (image folder, path of an image, ID labels or None), as OpenOOD
+# v1.5 has them
 IMAGENET_OOD = {
     "test_ssb_hard": (LARGE, "ssb_hard/n01/{}.JPEG", None),
     "test_ninco": (LARGE, "ninco/x/{}.jpeg", None),
@@ -378,7 +379,8 @@ def test_class_names_of_the_benchmarks():
     assert len(labels) == 200 and (np.diff(labels) > 0).all() and labels[-1] < 1000
     for place, name in {0: "goldfish", 1: "great white shark", 16: "scorpion", 199: "acorn"}.items():
         assert found["imagenet200"][place] == name
-    # ImageNet-R in OpenOOD's lists: n02607072, n03498962, n01770393 are 393, 596, 71 of the 1,000 and 110, 144, 16 of the 200
+    # ImageNet-R in OpenOOD's lists: n02607072, n03498962, n01770393 are 393, 596, 71 of the 1,000 and 110,
+    # 144, 16 of the 200
     assert (
         IMAGENET_200_LABELS[110] == 393 and IMAGENET_200_LABELS[144] == 596 and IMAGENET_200_LABELS[16] == 71
     )

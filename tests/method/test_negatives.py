@@ -50,8 +50,8 @@ def test_negative_labels_of_half_precision_features(dtype):
 
 
 def test_nearness_interpolates_linearly():
-    # Cosines of the candidates with the two classes; their 75th percentiles are 0.5, 0.475, 0.55: not the order of
-    # the lower or the nearest value, the maximum or the mean.
+    # Cosines of the candidates with the two classes; their 75th percentiles are 0.5, 0.475, 0.55: not the
+    # order of the lower or the nearest value, the maximum or the mean.
     cosines = torch.tensor([[0.5, 0.5], [-0.5, 0.8], [0.1, 0.7]])
     id_text = torch.eye(2)
     assert negatives.mine_negative_labels(cosines, id_text, 3, 0.75).tolist() == [1, 0, 2]

@@ -75,7 +75,8 @@ def test_groups_are_runs_of_the_seeded_permutation(n, groups, sizes):
 
 def test_score_worked_out_by_hand():
     eye = torch.eye(4)
-    # Cosines of image 0: ID 1, negatives 0 and 0. S = e / (e + 1) with a group each, e / (e + 2) with both in one.
+    # Cosines of image 0: ID 1, negatives 0 and 0. S = e / (e + 1) with a group each, e / (e + 2) with both in
+    # one.
     e = math.e
     assert scores.ood_score(eye[:1], eye[:1], eye[1:3], 1.0, 2).item() == pytest.approx(1 / (e + 1), rel=1e-6)
     assert scores.ood_score(eye[:1], eye[:1], eye[1:3], 1.0, 1).item() == pytest.approx(2 / (e + 2), rel=1e-6)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-# One process imports and builds everything, and forks each run: a start of Python with torch takes longer than a run.
+# One process imports and builds everything, and forks each run: a start of Python with torch takes longer
+# than a run.
 SCRIPT = '''
 import json
 import os

@@ -1,7 +1,8 @@
 """Train the models of the demo: `python -m ants_lightning.demo.train --out <folder>`.
 
-The detector's CLIP; the CLIP that lends its image tower to the LLaVA, its eyes; and the LLaVA. Two processes at a time.
-With `--only` some of the parts. Leaves a folder for each part, and a JSON file of what the model card tells.
+The detector's CLIP; the CLIP that lends its image tower to the LLaVA, its eyes; and the LLaVA. Two processes
+at a time. With `--only` some of the parts. Leaves a folder for each part, and a JSON file of what the model
+card tells.
 """
 
 from __future__ import annotations

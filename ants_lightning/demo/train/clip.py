@@ -92,8 +92,9 @@ def _sincos(side: int, width: int) -> Tensor:
 class _Loss(nn.Module):
     """Contrast of images and captions, the object among all object names, and what each part of an image shows.
 
-    One label an image teaches shapes slowly. So every part of the feature map (a ViT's patches, a ResNet's third layer) also
-    tells its part of the object's mask and, where it shows some of it, the object's name. The LLaVA sees by these patches.
+    One label an image teaches shapes slowly. So every part of the feature map (a ViT's patches, a ResNet's
+    third layer) also tells its part of the object's mask and, where it shows some of it, the object's name.
+    The LLaVA sees by these patches.
     """
 
     names: Tensor
@@ -169,7 +170,8 @@ def make_batch(
     return (images.float() / 255 - MEAN) / STD, masks, image_facts(specs), texts, said, specs.thing
 
 
-# Mostly objects: textures and scenes by themselves are rare, as they are among the captioned images of the web.
+# Mostly objects: textures and scenes by themselves are rare, as they are among the captioned images of the
+# web.
 SHOWN = [*OBJECTS * 4, *TEXTURES, *SCENES]
 
 
@@ -178,8 +180,9 @@ def train_clip(
 ) -> dict[str, Any]:
     """Train `VISION[name]` on this many fresh images and save it to `folder`; returns what the model card tells.
 
-    Objects stand on plain colours at first, and for the last 40 % of the images where they do in the streams: mostly where they
-    are usually found. From the model in `start` it goes on as at that end, with 0.6 times the rate.
+    Objects stand on plain colours at first, and for the last 40 % of the images where they do in the streams:
+    mostly where they are usually found. From the model in `start` it goes on as at that end, with 0.6 times
+    the rate.
     """
     torch.manual_seed(seed)
     g, rng = torch.Generator().manual_seed(seed), random.Random(seed)

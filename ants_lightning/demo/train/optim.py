@@ -16,8 +16,9 @@ MUON_RATE = 0.01
 class Muon(Optimizer):
     """Momentum made orthogonal, for matrices (Jordan et al., "Muon", 2024): each direction of a step has the same length.
 
-    `torch.optim.Muon` works in bfloat16, which the CPUs that this is trained on have no instructions for: a step of the eyes
-    took 2.5 times as long. Here matrices of one shape go together, in float32, and q, k and v stacked in one count as three.
+    `torch.optim.Muon` works in bfloat16, which the CPUs that this is trained on have no instructions for: a
+    step of the eyes took 2.5 times as long. Here matrices of one shape go together, in float32, and q, k and
+    v stacked in one count as three.
     """
 
     def __init__(

@@ -14,7 +14,8 @@ from ants_lightning.demo.train.clip import name_accuracy, train_clip
 from ants_lightning.demo.train.llava import naming_accuracy, train_llava
 from ants_lightning.demo.world import CONTEXT_SHARE, OBJECTS, STREAM_WEAR, THINGS
 
-# By stage. Each stage goes on from the one before, on images of its own; the LLaVA's with the eyes of the same stage.
+# By stage. Each stage goes on from the one before, on images of its own; the LLaVA's with the eyes of the
+# same stage.
 IMAGES = {"detector": [200_000], "eyes": [200_000, 200_000], "llava": [120_000, 120_000]}
 ROUNDS = [
     [("detector", 0), ("eyes", 0)],
