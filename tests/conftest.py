@@ -19,7 +19,8 @@ def small_demo():
 
 @pytest.fixture
 def run(small_demo, tmp_path):
-    """Run the small demo with perfect captions (or another MLLM); returns the memory, the model and the results.
+    """Run the small demo with perfect captions (or another MLLM); returns the memory, the model and the
+    results.
 
     Settings of the memory go on top of those of `small`, group by group: `run(schedule={"every": 3})`.
     """

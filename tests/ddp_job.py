@@ -54,7 +54,9 @@ def no_eyes(folder):
 
 
 class Failing(ColourMLLM):
-    """Raises on one rank: when it is loaded, at the first question, or ("describe") only once the stream runs."""
+    """Raises on one rank: when it is loaded, at the first question, or ("describe") only once the stream
+    runs.
+    """
 
     def __init__(self, folder, rank, when):
         self.folder, self.rank, self.when = folder, rank, when
@@ -88,7 +90,9 @@ class Dump(L.Callback):
 
 
 class Foreign(L.LightningDataModule):
-    """Plain loaders of tensors, which Lightning pads and shares as it does: `(image, label)`, no index, no raw images."""
+    """Plain loaders of tensors, which Lightning pads and shares as it does: `(image, label)`, no index, no
+    raw images.
+    """
 
     def __init__(self, batch_size):
         super().__init__()
@@ -172,7 +176,9 @@ def encode(folder, devices):
 
 
 def fail(folder, devices, what, rank):
-    """One rank fails: at `setup` of the MLLM, its first question or a later `describe`, or when `model` or `data` are set up."""
+    """One rank fails: at `setup` of the MLLM, its first question or a later `describe`, or when `model` or
+    `data` are set up.
+    """
 
     def raises_here(given):
         def setup(self, stage):

@@ -1,4 +1,6 @@
-"""Miniatures of the multimodal families: the real model, image processor and processor classes, with random weights."""
+"""Miniatures of the multimodal families: the real model, image processor and processor classes, with
+random weights.
+"""
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -60,8 +62,8 @@ STD = 0.5  # of the weights: answers that depend on the question
 GRID = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 NAMES = ["lamp", "green striped lamp", "foggy meadow in the main window"]
 WORDS = (
-    "anchor lamp meadow violin cloud engine carpet bridge ladder window striped dotted shiny wooden foggy green user assistant "
-    "model system"
+    "anchor lamp meadow violin cloud engine carpet bridge ladder window striped dotted shiny wooden foggy "
+    "green user assistant model system"
 )
 
 
@@ -91,9 +93,9 @@ def tokenizer(special, named=(), **roles):
 def template(turn, image, end, answer, start=""):
     """A chat template: each user turn is `turn`, its parts in order, `end`; then `answer`."""
     return (
-        f"{start}{{% for message in messages %}}{turn}{{% for part in message['content'] %}}"
-        f"{{% if part['type'] == 'image' %}}{image}{{% elif part['type'] == 'text' %}}{{{{ part['text'] }}}}{{% endif %}}"
-        f"{{% endfor %}}{end}{{% endfor %}}{{% if add_generation_prompt %}}{answer}{{% endif %}}"
+        f"{start}{{% for message in messages %}}{turn}{{% for part in message['content'] %}}{{% if "
+        f"part['type'] == 'image' %}}{image}{{% elif part['type'] == 'text' %}}{{{{ part['text'] }}}}{{% "
+        f"endif %}}{{% endfor %}}{end}{{% endfor %}}{{% if add_generation_prompt %}}{answer}{{% endif %}}"
     )
 
 

@@ -45,7 +45,9 @@ def write_lost(folder):
 
 
 def write_odd(folder):
-    """Files of every other kind, and the pixels `(h, w, 3)` that they must give; None: those of Pillow's own conversion."""
+    """Files of every other kind, and the pixels `(h, w, 3)` that they must give; None: those of Pillow's
+    own conversion.
+    """
     image, red, green = (
         drawing(),
         Image.new("RGB", (64, 64), (250, 0, 0)),
@@ -98,7 +100,9 @@ def write_odd(folder):
 
 
 class Faults:
-    """A folder with 40 good ID files (drawings of the ID classes), 30 good OOD files, and all the faulty ones among both."""
+    """A folder with 40 good ID files (drawings of the ID classes), 30 good OOD files, and all the faulty
+    ones among both.
+    """
 
     def __init__(self, folder):
         self.folder = folder

@@ -21,7 +21,8 @@ def said(content, finish="stop", **message):
 
 @contextmanager
 def serving(answer, models=MODELS, context=None, queue=128):
-    """The address of a server: `answer(question, body)` gives the reply to a question, `models` that to the list of models.
+    """The address of a server: `answer(question, body)` gives the reply to a question, `models` that to
+    the list of models.
 
     A reply is an object, bytes (a web page), or a pair of a status and one of these; a float is a reply that
     drips for so many seconds. `queue` is how many connections wait for it. `asked` holds the questions,

@@ -6,7 +6,9 @@ SETTINGS = {"ens": {"size": 50}, "vsnl": {"delta": 0.5}, "schedule": {"every": 2
 
 
 def merged(settings, base=SETTINGS):
-    """The base with these settings on top, group by group; `{"negatives.keep": 2}` is `{"negatives": {"keep": 2}}`."""
+    """The base with these settings on top, group by group; `{"negatives.keep": 2}` is `{"negatives":
+    {"keep": 2}}`.
+    """
     for name, value in settings.items():
         group, dot, setting = name.partition(".")
         base = changed(base, {group: {setting: value}} if dot else {name: value})

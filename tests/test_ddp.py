@@ -1,4 +1,6 @@
-"""Several processes over gloo end in the same state as one process with their batches together; one that fails ends all."""
+"""Several processes over gloo end in the same state as one process with their batches together; one that
+fails ends all.
+"""
 
 import json
 import os
@@ -57,7 +59,8 @@ def start(folder, what, devices, *more, launcher=(), seconds=300):
             if time.monotonic() > since + seconds:
                 os.killpg(process.pid, signal.SIGKILL)
                 pytest.fail(
-                    f"{what}: {devices} processes did not end within {seconds} s:\n{process.communicate()[0][-3000:]}"
+                    f"{what}: {devices} processes did not end within {seconds} "
+                    f"s:\n{process.communicate()[0][-3000:]}"
                 )
     took, patience = time.monotonic() - since, time.monotonic() + 5
     while (
@@ -113,7 +116,9 @@ def shares_of(folder, devices):
 
 
 def read_run(folder):
-    """Streams of `results.json`, the texts of the spaces by stream, and the lines of the record, sorted: ranks answer in turn."""
+    """Streams of `results.json`, the texts of the spaces by stream, and the lines of the record, sorted:
+    ranks answer in turn.
+    """
     spaces = {
         path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in folder.glob("spaces/*/*.txt")
     }

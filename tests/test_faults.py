@@ -1,4 +1,6 @@
-"""Faulty images, features and texts, end to end: what is lost is the faulty item, and nothing else changes."""
+"""Faulty images, features and texts, end to end: what is lost is the faulty item, and nothing else
+changes.
+"""
 
 import logging
 import re
@@ -48,7 +50,9 @@ class Shown:
 
 
 class GoodOnly(L.LightningDataModule):
-    """The batches of a stream, made beforehand of its good images by a plain loop; the images for the MLLM are those."""
+    """The batches of a stream, made beforehand of its good images by a plain loop; the images for the MLLM
+    are those.
+    """
 
     def __init__(self, faults, stream, transform, size):
         super().__init__()

@@ -29,8 +29,13 @@ with contextlib.suppress(SystemExit):
 
 
 def loaded(code):
-    """Modules that a fresh process loads for `code`, beyond those that torch and Lightning load (torchmetrics: transformers)."""
-    program = f"import sys\nimport torch, lightning\nbefore = set(sys.modules)\n{code}\nprint(*set(sys.modules) - before)"
+    """Modules that a fresh process loads for `code`, beyond those that torch and Lightning load
+    (torchmetrics: transformers).
+    """
+    program = (
+        f"import sys\nimport torch, lightning\nbefore = "
+        f"set(sys.modules)\n{code}\nprint(*set(sys.modules) - before)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "Error" not in done.stderr
     return done.stdout.splitlines()

@@ -141,8 +141,8 @@ def ask_before_the_stream(guard: Guard, name: str, count: int, go_on: bool) -> N
     whys = [f"rank {i}: {one}" for i, one in enumerate(gather_json(why)) if one]
     if whys and not go_on:
         raise RuntimeError(
-            f"the MLLM cannot answer, so nothing would be learnt from the streams: {'; '.join(whys)}. Mend it, give "
-            "NegativeMemory no MLLM to evaluate MCM and NegLabel alone, or run all the same with "
+            f"the MLLM cannot answer, so nothing would be learnt from the streams: {'; '.join(whys)}. Mend "
+            "it, give NegativeMemory no MLLM to evaluate MCM and NegLabel alone, or run all the same with "
             "NegativeMemory(on_failure='continue')"
         )
     if whys or slow:

@@ -14,9 +14,10 @@ from ants_lightning.data.columns import size_of, whole
 
 _WINDOW = 4_096  # indices that are remembered where a data set does not tell its size
 _HINTS = {
-    "label": "it is the place of the class name, 0…C-1, or negative for OOD; names, one-hot rows and detection targets are none",
-    "index": "the third element of a batch, or `index` in a dict, must be the place of each image in its data set; leave out what "
-    "is something else, and images are numbered as they come",
+    "label": "it is the place of the class name, 0…C-1, or negative for OOD; names, one-hot rows and "
+    "detection targets are none",
+    "index": "the third element of a batch, or `index` in a dict, must be the place of each image in its "
+    "data set; leave out what is something else, and images are numbered as they come",
 }
 
 
@@ -203,7 +204,8 @@ def stream_loaders(trainer: L.Trainer) -> dict[str, Any]:
     for name, loader in named.items():
         if isinstance(loader, Mapping | list | tuple | str | Tensor | np.ndarray):
             raise ValueError(
-                f"{what}_dataloader() may return one loader, a list of loaders, or a dict of loaders by stream name, none of them "
-                f"nested: {name!r} is a {type(loader).__name__}. Batches of one's own go into a class with __iter__"
+                f"{what}_dataloader() may return one loader, a list of loaders, or a dict of loaders by "
+                f"stream name, none of them nested: {name!r} is a {type(loader).__name__}. Batches of one's "
+                "own go into a class with __iter__"
             )
     return named

@@ -38,7 +38,8 @@ def id_label(label: Any, place: int, dataset: Any, negative: bool = False) -> in
     whose = f"image {place} of the ID set ({type(dataset).__name__})"
     if number is None:
         raise ValueError(
-            f"{whose} has the label {label!r:.80}: a label must be a number 0…C-1, the place of its class name"
+            f"{whose} has the label {label!r:.80}: a label must be a number 0…C-1, the place of its class "
+            f"name"
         )
     if number < 0 and not negative:
         raise ValueError(f"image {place} of the ID set has the negative label {number}")

@@ -114,8 +114,8 @@ class FeatureCache:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             why = f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"{path} is no index of a feature cache, or damaged ({why}). It is left as it is: take it away and encode again, or "
-            "choose another folder for the features"
+            f"{path} is no index of a feature cache, or damaged ({why}). It is left as it is: take it away "
+            "and encode again, or choose another folder for the features"
         )
 
     def find(self, name: str, dataset: Any) -> tuple[dict[str, Tensor], str]:
@@ -160,7 +160,8 @@ class FeatureCache:
             for path in [*own, *(self.part(name, rank) for rank in range(world))]:
                 if os.path.lexists(path) and not _is_ours(path):
                     raise ValueError(
-                        f"{path} is not of `ants-lightning encode`, and is left as it is: choose another folder"
+                        f"{path} is not of `ants-lightning encode`, and is left as it is: choose another "
+                        f"folder"
                     )
             trial = self.folder / f"{self._file(name).name}.{uuid.uuid4().hex[:8]}.new"
             trial.touch()

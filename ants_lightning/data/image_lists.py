@@ -103,7 +103,10 @@ def _unreadable(error: ValueError) -> str:
     if not isinstance(cause, UnicodeDecodeError):
         return str(error)
     line = cause.object[: cause.start].count(b"\n") + 1
-    return f"line {line} is not {cause.encoding.upper()}: {cause.object[cause.start : cause.start + 20]!r}: save the list as UTF-8"
+    return (
+        f"line {line} is not {cause.encoding.upper()}: {cause.object[cause.start : cause.start + 20]!r}: "
+        f"save the list as UTF-8"
+    )
 
 
 class ImageLists:
@@ -149,7 +152,10 @@ class ImageLists:
     def check(self, advice: str) -> None:
         """Raise all problems found so far: ValueError with malformed lists among them, else FileNotFoundError."""
         if self.problems:
-            title = f"{len(self.problems)} problems with the {self.n_read} lists and folders under {str(self.root)!r}:"
+            title = (
+                f"{len(self.problems)} problems with the {self.n_read} lists and folders under "
+                f"{str(self.root)!r}:"
+            )
             kind = ValueError if self.malformed else FileNotFoundError
             raise kind("\n".join([title, *(f"- {problem}" for problem in self.problems), advice]))
 

@@ -196,7 +196,8 @@ def _share(loader: DataLoader, world: int, rank: int) -> Any:
     everywhere = gather_json([len(order), hashlib.sha256(repr(order).encode()).hexdigest()])
     if any(one != everywhere[0] for one in everywhere):
         raise ValueError(
-            f"{_name(loader)} differs between ranks, in images or in order: {[n for n, _ in everywhere]} images"
+            f"{_name(loader)} differs between ranks, in images or in order: {[n for n, _ in everywhere]} "
+            f"images"
         )
     if type(base) is Shard or type(sampler) in (
         UnrepeatedDistributedSampler,

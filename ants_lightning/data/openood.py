@@ -15,9 +15,9 @@ Sources = dict[
 ]  # name → list or folder, relative to the root, and how many images it has
 
 ADVICE = (
-    "What to do: put OpenOOD's lists in <root>/benchmark_imglist/<benchmark>/ and its images in <root>/images_largescale and "
-    "<root>/images_classic, or all images under <root>; or name the lists that you have in id_lists, near and far. "
-    "Nothing is downloaded here. The layout: docs/data.md"
+    "What to do: put OpenOOD's lists in <root>/benchmark_imglist/<benchmark>/ and its images in "
+    "<root>/images_largescale and <root>/images_classic, or all images under <root>; or name the lists "
+    "that you have in id_lists, near and far. Nothing is downloaded here. The layout: docs/data.md"
 )
 
 

@@ -34,8 +34,8 @@ class RawImages:
             )
             if norm is None:
                 raise ValueError(
-                    f"the MLLM's images cannot be had: {type(dataset).__name__} has no raw_image(index), and the preprocessing no "
-                    f"Normalize to take back: {preprocess}"
+                    f"the MLLM's images cannot be had: {type(dataset).__name__} has no raw_image(index), "
+                    f"and the preprocessing no Normalize to take back: {preprocess}"
                 )
             self._mean, self._std = (torch.tensor(x).view(-1, 1, 1) for x in (norm.mean, norm.std))
         self._capacity = capacity

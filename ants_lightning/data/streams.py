@@ -63,13 +63,15 @@ def stream_counts(
     if size is not None:
         if not 2 <= size <= sum(sides):
             raise ValueError(
-                f"size must be between 2 and the {sum(sides)} images ({sides[0]} ID, {sides[1]} OOD), got {size}"
+                f"size must be between 2 and the {sum(sides)} images ({sides[0]} ID, {sides[1]} OOD), got "
+                f"{size}"
             )
         sides = apportion(size, sides)
     counts = [sides[0], *apportion(sides[1], available[1:])]
     if 0 in counts:
         raise ValueError(
-            f"ood_share={ood_share} and size={size} of {list(available)} images leave {counts} of the sets, ID first"
+            f"ood_share={ood_share} and size={size} of {list(available)} images leave {counts} of the sets, "
+            f"ID first"
         )
     return counts
 

@@ -148,7 +148,8 @@ def main() -> None:
         runs = [run(seed, control) for seed in args.seeds]
         streams = list(runs[0]["streams"])
         out(
-            f"\n{control}, seeds {args.seeds}\n\n| score | {' | '.join(streams)} |\n|---|{'---|' * len(streams)}\n"
+            f"\n{control}, seeds {args.seeds}\n\n| score | {' | '.join(streams)} |\n|---|"
+            f"{'---|' * len(streams)}\n"
         )
         for score in runs[0]["streams"][streams[0]]["scores"]:
             cells = []
@@ -162,7 +163,8 @@ def main() -> None:
             out(f"| {score} | {' | '.join(cells)} |\n")
         wins = [sum(_above(r["streams"][stream]["scores"]) for r in runs) for stream in streams]
         out(
-            f"| seeds with ants above mcm and neglabel | {' | '.join(f'{n} of {len(runs)}' for n in wins)} |\n"
+            f"| seeds with ants above mcm and neglabel | {' | '.join(f'{n} of {len(runs)}' for n in wins)} |"
+            f"\n"
         )
         for name in ("lambda_paper", "lambda_prequential"):
             cells = [f"{statistics.mean(r['streams'][stream][name] for r in runs):.2f}" for stream in streams]

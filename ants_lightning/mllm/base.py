@@ -81,7 +81,8 @@ class ChatMLLM:
     ) -> None:
         if max_new_tokens < 1 or (max_image_side is not None and max_image_side < 1):
             raise ValueError(
-                f"max_new_tokens and max_image_side must be at least 1, got {max_new_tokens} and {max_image_side}"
+                f"max_new_tokens and max_image_side must be at least 1, got {max_new_tokens} and "
+                f"{max_image_side}"
             )
         self.prompts = {
             "describe": describe_prompt,

@@ -135,8 +135,9 @@ class TransformersMLLM(ChatMLLM):
             or getattr(processor, "image_processor", None) is None
         ):
             raise ValueError(
-                f"{self.name}: its processor ({type(processor).__name__}) is not one for texts with images. Files "
-                "such as preprocessor_config.json or tokenizer.json are missing, or the model cannot see"
+                f"{self.name}: its processor ({type(processor).__name__}) is not one for texts with images. "
+                "Files such as preprocessor_config.json or tokenizer.json are missing, or the model cannot "
+                "see"
             )
         processor.tokenizer.padding_side = "left"  # batched answers equal single ones only so
         if processor.tokenizer.pad_token is None:
@@ -151,8 +152,9 @@ class TransformersMLLM(ChatMLLM):
                 tokens = self._inputs([Question("What is this?", image)])["input_ids"]
             except Exception as error:
                 raise ValueError(
-                    f"{self.name}: its processor cannot make a question of {what}. Take a model that follows instructions, with "
-                    f"its chat template (chat_template.jinja or .json) beside the weights: {error}"
+                    f"{self.name}: its processor cannot make a question of {what}. Take a model that "
+                    "follows instructions, with its chat template (chat_template.jinja or .json) beside "
+                    f"the weights: {error}"
                 ) from error
             mark = getattr(self.processor, "image_token_id", None)
             if image is not None and mark is not None and mark not in tokens:

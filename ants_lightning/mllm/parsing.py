@@ -17,7 +17,8 @@ _NUMBER = (  # 1. 1) (1) 1: 1、 ① 一、 a)
 _BULLET = re.compile(rf"^\s*(?:>\s*)*(?:(?:[-*•·‣▪◦●○■+→➤✓✔✅–—]+\s+)(?:\[[ xX]?\]\s+)?|{_NUMBER})")
 _NUMBERED = re.compile(rf"^\s*(?:>\s*)*(?:{_NUMBER})")
 _SURE = re.compile(
-    r"^(?:sure|certainly|of course|absolutely|okay|ok|alright|all right|great|yes|no problem|gladly|got it|understood|hello|hi|"
+    r"^(?:sure|certainly|of course|absolutely|okay|ok|alright|all right|great|yes|no problem|gladly|got it|"
+    r"understood|hello|hi|"
     r"definitely|good question|great question)(?: thing)?(?:\s*[!.,:;]+(?=\s|$)|\s+[-–—](?=\s)|$)\s*",
     re.I,
 )
@@ -41,7 +42,8 @@ _LABEL_CORE = frozenset(_CORE.split())
 _LABEL_WORDS = _LABEL_CORE.union(_WORDS.split())
 _LABEL_START = re.compile(
     r"^(?:here(?:['’]?s| is| are|)\b|(?:the|a|my|final|short|brief|main)\s+(?:\w+\s+)?"
-    r"(?:answer|description|caption|object|subject|summary)\b|(?:answer|description|caption|based on|looking at|"
+    r"(?:answer|description|caption|object|subject|summary)\b|(?:answer|description|caption|based on|"
+    r"looking at|"
     r"in (?:a few|other) words|the following|some|other|similar|classes|names)\b)",
     re.I,
 )

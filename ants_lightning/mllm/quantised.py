@@ -115,8 +115,9 @@ def _check(path: str, layer: Any, dtype: torch.dtype) -> None:
         raise RuntimeError(f"{_describe(path, layer, dtype)} fails: {error}") from error
     if not difference <= tolerance:  # NaN differs
         raise RuntimeError(
-            f"{_describe(path, layer, dtype)} does not compute what its weights say: its relative difference to the "
-            f"product with the dequantised weight is {difference:.2g}, more than {tolerance:g}"
+            f"{_describe(path, layer, dtype)} does not compute what its weights say: its relative "
+            f"difference to the product with the dequantised weight is {difference:.2g}, more than "
+            f"{tolerance:g}"
         )
 
 
@@ -152,8 +153,8 @@ def _describe(path: str, layer: Any, dtype: torch.dtype) -> str:
     device = layer.weight.device
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return (
-        f"layer {path} ({type(layer).__name__}, {layer.in_features} to {layer.out_features}, {dtype}; bitsandbytes "
-        f"{bitsandbytes.__version__}, torch {torch.__version__}, {hardware})"
+        f"layer {path} ({type(layer).__name__}, {layer.in_features} to {layer.out_features}, {dtype}; "
+        f"bitsandbytes {bitsandbytes.__version__}, torch {torch.__version__}, {hardware})"
     )
 
 
@@ -162,4 +163,7 @@ def processor_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text("utf-8", "replace").splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.backends.cpu.get_cpu_capability()}"
+    return (
+        f"{(names or [platform.processor() or platform.machine()])[0]}, "
+        f"{torch.backends.cpu.get_cpu_capability()}"
+    )

@@ -214,7 +214,8 @@ class ReplayMLLM:
         ]
         if len(found) != 1:
             raise ValueError(
-                f"{self.path} holds answers of {len(found)} MLLMs that fit recorded_model={self.name!r}: {found}"
+                f"{self.path} holds answers of {len(found)} MLLMs that fit recorded_model={self.name!r}: "
+                f"{found}"
             )
         self._record = Record(self.path, found[0])
 

@@ -9,7 +9,10 @@ from typing import Any
 
 LONGEST = 2000  # characters of an answer that are looked at, thoughts left out
 _LONGEST_THOUGHTS = 1_000_000
-_THINK = r"(?:\w{1,20}:)?(?:think|thinking|thoughts?|reason|reasoning|reflection|analysis|scratchpad|inner_?monologue)"
+_THINK = (
+    r"(?:\w{1,20}:)?(?:think|thinking|thoughts?|reason|reasoning|reflection|analysis|scratchpad|"
+    r"inner_?monologue)"
+)
 _ENDS = re.compile(
     rf"</{_THINK}\s*>|\[/think\]|◁/think▷|<\|end_?_?of_?_?thought\|>|<\|end_thinking\|>|<unused95>|"
     r"(?:^|\n)\.\.\.\s?done thinking\.?",

@@ -75,7 +75,8 @@ def _check(find: Find, own_name: str | None, partly: bool = False) -> bool:
             raise OSError(f"{path} names {file}, which is not there: fetch the model again")
         if part is not None and (lacking := sorted(wanted - _tensors(part))):
             raise OSError(
-                f"{part} lacks {len(lacking)} of the tensors that {path.name} says are in it, such as {lacking[0]}"
+                f"{part} lacks {len(lacking)} of the tensors that {path.name} says are in it, such as "
+                f"{lacking[0]}"
             )
     return True
 

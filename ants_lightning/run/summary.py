@@ -325,7 +325,8 @@ def _notes(runs: list[dict[str, Any]]) -> list[str]:
     notes = []
     if len(runs) > 1:
         notes.append(
-            f"{len(runs)} seeds ({', '.join(str(run['seed']) for run in runs)}): mean ± sample standard deviation"
+            f"{len(runs)} seeds ({', '.join(str(run['seed']) for run in runs)}): mean ± sample standard "
+            f"deviation"
         )
     for name, stream in runs[0]["streams"].items():
         if len(runs) > 1:

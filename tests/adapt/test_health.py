@@ -1,4 +1,6 @@
-"""Whether a run says when it did not work: the question before the stream, faults, marks, and the exit code."""
+"""Whether a run says when it did not work: the question before the stream, faults, marks, and the exit
+code.
+"""
 
 import json
 

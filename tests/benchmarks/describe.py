@@ -37,9 +37,9 @@ for size in (args.batch, 1):
     said[size] = mllm.describe(images, avoid)
     seconds[size] = time.monotonic() - begun
 print(
-    f"{args.images} images, {args.device}, {args.quantization}, {mllm.dtype}: {seconds[args.batch]:.1f} s in batches of "
-    f"{args.batch}, {seconds[1]:.1f} s one at a time, ratio {seconds[1] / seconds[args.batch]:.1f}; "
-    f"same answers: {said[1] == said[args.batch]}"
+    f"{args.images} images, {args.device}, {args.quantization}, {mllm.dtype}: {seconds[args.batch]:.1f} s "
+    f"in batches of {args.batch}, {seconds[1]:.1f} s one at a time, ratio "
+    f"{seconds[1] / seconds[args.batch]:.1f}; same answers: {said[1] == said[args.batch]}"
 )
 if args.device == "cuda":
     print(f"largest GPU memory: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")

@@ -1,4 +1,6 @@
-"""How fast the demo world is drawn on one core: `python tests/benchmarks/drawing.py`; whole batches against one image at a time."""
+"""How fast the demo world is drawn on one core: `python tests/benchmarks/drawing.py`; whole batches
+against one image at a time.
+"""
 
 import statistics
 import time
@@ -24,5 +26,6 @@ if __name__ == "__main__":
         for batch, total in ((1, 100), (64, 1280))
     }
     print(
-        f"{rates[64]:.0f} images/s in batches of 64, {rates[64] / rates[1]:.1f} × one at a time ({rates[1]:.0f}/s); median of 5"
+        f"{rates[64]:.0f} images/s in batches of 64, {rates[64] / rates[1]:.1f} × one at a time "
+        f"({rates[1]:.0f}/s); median of 5"
     )

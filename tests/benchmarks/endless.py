@@ -1,4 +1,5 @@
-"""A stream of a million images from features: does memory stay flat, and are the last batches as fast as the first?
+"""A stream of a million images from features: does memory stay flat, and are the last batches as fast as
+the first?
 
     OMP_NUM_THREADS=2 python tests/benchmarks/endless.py
 
@@ -28,7 +29,9 @@ from ants_lightning.mllm import TransformersMLLM
 
 
 def resident():
-    """MiB that this process holds; what was freed is given back first, or growth could hide in it (Linux, glibc)."""
+    """MiB that this process holds; what was freed is given back first, or growth could hide in it (Linux,
+    glibc).
+    """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -86,9 +89,10 @@ class Watch(L.Callback):
                 seconds = now - then
                 self.speeds.append(self.every * self.batch_size / (seconds - slept + slept_then))
                 print(
-                    f"{(batch_idx + 1) * self.batch_size:9,} images: {self.speeds[-1]:8,.0f} a second without the MLLM, "
-                    f"{self.every * self.batch_size / seconds:8,.0f} with its {asked - asked_then:5,} questions; "
-                    f"{resident():6.0f} MiB, ENS {len(pl_module.spaces.ens)}, gamma {memory.bank.gamma_star:.4f}"
+                    f"{(batch_idx + 1) * self.batch_size:9,} images: {self.speeds[-1]:8,.0f} a second "
+                    f"without the MLLM, {self.every * self.batch_size / seconds:8,.0f} with its "
+                    f"{asked - asked_then:5,} questions; {resident():6.0f} MiB, ENS "
+                    f"{len(pl_module.spaces.ens)}, gamma {memory.bank.gamma_star:.4f}"
                 )
             self.sizes.append(resident())
             self.last = now, asked, slept

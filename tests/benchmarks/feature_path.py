@@ -79,7 +79,8 @@ if __name__ == "__main__":
     cached_seconds, cached_auroc = timed(model, FeatureStream(stream, cached).loader(64, None))
     print(f"from {n} images: {n / seconds:.0f} images a second, AUROC {auroc:.6f}")
     print(
-        f"from their features: {n / cached_seconds:.0f}, AUROC {cached_auroc:.6f}; set-up of a run is most of that"
+        f"from their features: {n / cached_seconds:.0f}, AUROC {cached_auroc:.6f}; set-up of a run is most "
+        f"of that"
     )
     for classes, negatives in ((100, 1_000), (1_000, 10_000)):
         model, n = make_model(classes, negatives), 200_000
@@ -91,5 +92,6 @@ if __name__ == "__main__":
             what = "with NegativeMemory" if memory else "MCM and NegLabel alone"
             ratio = seconds * n / 400 / many
             print(
-                f"{n} features, {classes} classes, {negatives} labels, {what}: {n / many:.0f} a second, {ratio:.0f} times"
+                f"{n} features, {classes} classes, {negatives} labels, {what}: {n / many:.0f} a second, "
+                f"{ratio:.0f} times"
             )

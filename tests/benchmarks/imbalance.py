@@ -1,4 +1,5 @@
-"""Streams that are not half and half: what adaptation does to them, with and without the guard (`schedule.min_separation`).
+"""Streams that are not half and half: what adaptation does to them, with and without the guard
+(`schedule.min_separation`).
 
     python tests/benchmarks/imbalance.py --seeds 211 212 213 --guard off 0.8 python
     tests/benchmarks/imbalance.py --seeds 211 212 213 --init neglabel python tests/benchmarks/imbalance.py
@@ -66,7 +67,9 @@ INITS = {"empty": {}, "neglabel": {"ens": {"init": "neglabel", "size": 10_000}}}
 
 
 class Parts:
-    """A stream of `parts`; images are taken from the front of each pool, so that longer streams hold those of shorter ones."""
+    """A stream of `parts`; images are taken from the front of each pool, so that longer streams hold those
+    of shorter ones.
+    """
 
     ood_names = ("near", "far")
 
@@ -124,7 +127,9 @@ class Pools:
 
 
 class Scores(L.Callback):
-    """Keeps labels (0 ID, -1 near, -2 far) and scores of the stream, for streams of one class have no metrics."""
+    """Keeps labels (0 ID, -1 near, -2 far) and scores of the stream, for streams of one class have no
+    metrics.
+    """
 
     def __init__(self):
         self.rows = []
@@ -138,7 +143,9 @@ class Scores(L.Callback):
 
 
 def run(pools, parts, mllm, **settings):
-    """One stream with these settings of `NegativeMemory`: columns by image, and what the run told of its adaptation."""
+    """One stream with these settings of `NegativeMemory`: columns by image, and what the run told of its
+    adaptation.
+    """
     L.seed_everything(0, verbose=False)
     stream = FeatureStream(Parts(pools.sets, parts, pools.seed), list(pools.features.values()))
     model = ANTS(CLIP, class_names=ID_CLASSES, **SETTINGS["model"])
@@ -176,14 +183,18 @@ def figures(rows, name, threshold, window=slice(None)):
 
 
 def agreement(rows):
-    """AUROC with which o_ens (of earlier images' sentences) tells X_neg of the stream from its other images, in percent."""
+    """AUROC with which o_ens (of earlier images' sentences) tells X_neg of the stream from its other
+    images, in percent.
+    """
     s = rows["id_score"][300:]
     negative = torch.zeros(len(s), dtype=torch.bool).index_fill(0, mine_negative_images(s, 0.9, 0.5)[0], True)
     return 100 * roc_auc_score(negative, rows["ens"][300:])
 
 
 def measure(args):
-    """All runs: figures by (stream, window, guard, score), and what was told by (stream, guard), a list over the seeds."""
+    """All runs: figures by (stream, window, guard, score), and what was told by (stream, guard), a list
+    over the seeds.
+    """
     mllm = TransformersMLLM(LLAVA, batch_size=32, max_new_tokens=16)
     found, told = {}, {}
     for seed in args.seeds:

@@ -98,5 +98,6 @@ for name, (kind, settings) in FAMILIES.items():
     inner = sum(m.weight.numel() for m in model.get_decoder().modules() if isinstance(m, nn.Linear))
     whole = sum(p.numel() for p in model.parameters())
     print(
-        f"| {name} | {whole / 1e9:.2f} B | {inner / 1e9:.2f} B | {(inner * 4.127 / 8 + (whole - inner) * 2) / 1e9:.1f} GB |"
+        f"| {name} | {whole / 1e9:.2f} B | {inner / 1e9:.2f} B | "
+        f"{(inner * 4.127 / 8 + (whole - inner) * 2) / 1e9:.1f} GB |"
     )

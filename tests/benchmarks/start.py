@@ -1,4 +1,5 @@
-"""How long the package and its command take to start, against `import torch, lightning`: `python tests/benchmarks/start.py`.
+"""How long the package and its command take to start, against `import torch, lightning`: `python
+tests/benchmarks/start.py`.
 
 Fresh processes in turn, so that all meet the same machine; medians of the wall time of whole processes.
 """

@@ -1,4 +1,6 @@
-"""Settings as ordinary Python gives them: NumPy, pandas and torch, tuples, paths, `~`; numbers that are none."""
+"""Settings as ordinary Python gives them: NumPy, pandas and torch, tuples, paths, `~`; numbers that are
+none.
+"""
 
 import json
 import os

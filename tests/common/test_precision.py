@@ -1,4 +1,6 @@
-"""Lightning's precisions: the towers compute in them, features, scores, decisions and baselines in float32."""
+"""Lightning's precisions: the towers compute in them, features, scores, decisions and baselines in
+float32.
+"""
 
 import copy
 
@@ -18,7 +20,9 @@ EXACT = {"64-true": 2e-6, "32-true": 1e-9, "16-true": 0.003, "bf16-true": 0.04, 
 
 @pytest.fixture(scope="module")
 def outcome(small_demo, tmp_path_factory):
-    """What a run in a precision gives: model, memory, results and the outputs of each batch; each precision once."""
+    """What a run in a precision gives: model, memory, results and the outputs of each batch; each
+    precision once.
+    """
     known = {}
 
     class Keep(L.Callback):

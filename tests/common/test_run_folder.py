@@ -133,10 +133,10 @@ def test_a_folder_is_free_when_all_have_released_it(folder):
 
 def test_another_process_is_refused_and_one_that_was_killed_leaves_no_lock(tmp_path):
     script = (
-        "import sys, time; from ants_lightning.common.run_folder import RunFolder; "
-        "folder = RunFolder(sys.argv[1]); folder.claim('x'); "
-        "folder.write('done.txt', b'1'); folder.begin('part.txt'); (folder.path / 'part.txt').write_text('1'); "
-        "print('claimed', flush=True); time.sleep(100)"
+        "import sys, time; from ants_lightning.common.run_folder import RunFolder; folder = "
+        "RunFolder(sys.argv[1]); folder.claim('x'); folder.write('done.txt', b'1'); "
+        "folder.begin('part.txt'); (folder.path / 'part.txt').write_text('1'); print('claimed', "
+        "flush=True); time.sleep(100)"
     )
     other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:

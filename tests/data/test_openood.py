@@ -204,9 +204,9 @@ def test_all_that_is_missing_is_reported_together_with_counts_and_names(tmp_path
     lines = str(error.value).splitlines()
     assert lines[0] == f"4 problems with the 6 lists and folders under {str(root)!r}:"
     assert lines[1] == (
-        "- benchmark_imglist/imagenet/test_ssb_hard.txt: 5 of 12 images missing, first images_largescale/ssb_hard/n0/1.JPEG, "
-        "images_largescale/ssb_hard/n0/3.JPEG, images_largescale/ssb_hard/n1/4.JPEG "
-        "(looked in images_largescale, images_classic, the root)"
+        "- benchmark_imglist/imagenet/test_ssb_hard.txt: 5 of 12 images missing, first "
+        "images_largescale/ssb_hard/n0/1.JPEG, images_largescale/ssb_hard/n0/3.JPEG, "
+        "images_largescale/ssb_hard/n1/4.JPEG (looked in images_largescale, images_classic, the root)"
     )
     assert lines[2] == "- benchmark_imglist/imagenet/test_ninco.txt: no such list"
     textures = (
@@ -237,8 +237,8 @@ def test_bad_lines_are_reported_together_with_what_is_missing(tmp_path):
     assert "test_tin.txt: no such list" in text and "test_mnist.txt: the list is empty" in text
     assert "test_cifar10.txt: 5 bad lines; line 2 has no label: " in text
     assert (
-        f"line 3 has a label that is not in 0…9: '{good} 10'; line 5 has a label that is not in 0…9: '{good} -1'\n"
-        in text
+        f"line 3 has a label that is not in 0…9: '{good} 10'; line 5 has a label that is not in 0…9: "
+        f"'{good} -1'\n" in text
     )
 
 

@@ -16,7 +16,9 @@ from ants_lightning.data.streams import apportion, stream_counts, stream_order
 
 
 class Numbered:
-    """n images that say which set they are of (red) and which place they have (green, blue); labels 0, 1, 2, 0, …"""
+    """n images that say which set they are of (red) and which place they have (green, blue); labels 0, 1,
+    2, 0, …
+    """
 
     def __init__(self, red, n, label=None):
         self.red, self.n, self.label = red, n, label

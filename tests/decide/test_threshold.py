@@ -1,4 +1,6 @@
-"""From scores to decisions: the maths against loops, and the thresholds of real runs against the rows they are learnt from."""
+"""From scores to decisions: the maths against loops, and the thresholds of real runs against the rows they
+are learnt from.
+"""
 
 import copy
 import json

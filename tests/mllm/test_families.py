@@ -1,4 +1,6 @@
-"""Nine multimodal families, each as a miniature of its real class, saved to a folder and loaded from there in NF4."""
+"""Nine multimodal families, each as a miniature of its real class, saved to a folder and loaded from there
+in NF4.
+"""
 
 import numpy as np
 import pytest

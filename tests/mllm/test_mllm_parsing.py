@@ -33,7 +33,8 @@ THREE = [
     '{"classes": ["Wolf", "Red fox", "Coyote"]}',
     '["1. Wolf", null, 7, "Red fox", ["x"], "Coyote"]',
     "[Wolf, Red fox, Coyote]",
-    "Sure! Here are some classes that look alike:\n\n1. Wolf\n2. Red fox\n3. Coyote\n\nWould you like some more of them?",
+    "Sure! Here are some classes that look alike:\n\n1. Wolf\n2. Red fox\n3. Coyote\n\nWould you like some "
+    "more of them?",
     "Wolf, WOLF, Red fox, wolf, red FOX, Coyote",
     "Wo\x00lf\n\x1bRed\u200b fox\n\ufeffCoyote\x7f",
 ]
@@ -231,7 +232,8 @@ THOUGHTS = [
     "<reasoning>Hm</reasoning>{}",
     "◁think▷hm◁/think▷{}",
     "<think>" + "a thought, and " * 1000 + "</think>{}",
-    "<|channel|>analysis<|message|>A cat, a dog.<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>",
+    "<|channel|>analysis<|message|>A cat, a dog.<|end|><|start|>assistant<|channel|>final<|message|>{}<|"
+    "return|>",
 ]
 
 

@@ -1,4 +1,6 @@
-"""Quantised layers: the choice of path by shape, both paths against the dequantised product, and faults that loading finds."""
+"""Quantised layers: the choice of path by shape, both paths against the dequantised product, and faults
+that loading finds.
+"""
 
 import bitsandbytes
 import pytest
@@ -80,7 +82,9 @@ def test_each_layer_computes_its_dequantised_product(shape, bias, dtype):
 
 @needs_instructions
 def test_bitsandbytes_alone_fails_or_rounds_at_what_takes_the_plain_path_here():
-    """Why there is a choice; once this fails, bitsandbytes has changed, and the choice may be looked at again."""
+    """Why there is a choice; once this fails, bitsandbytes has changed, and the choice may be looked at
+    again.
+    """
     for shape in SHAPES:
         layer = four_bit(*shape, FP32)
         weight = dequantised(layer)

@@ -1,4 +1,6 @@
-"""`ServedMLLM` against `transformers serve` with the demo's LLaVA, and at set-up against servers of all kinds, on loopback."""
+"""`ServedMLLM` against `transformers serve` with the demo's LLaVA, and at set-up against servers of all
+kinds, on loopback.
+"""
 
 import base64
 import logging

@@ -1,4 +1,6 @@
-"""Weight files that are missing, torn, or only stand for others: told from headers, with the name of the file."""
+"""Weight files that are missing, torn, or only stand for others: told from headers, with the name of the
+file.
+"""
 
 import shutil
 

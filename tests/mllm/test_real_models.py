@@ -1,4 +1,6 @@
-"""The real architectures (CLIP ViT-B/16, LLaVA-1.5 in NF4) with random weights on photographs; real CLIP features."""
+"""The real architectures (CLIP ViT-B/16, LLaVA-1.5 in NF4) with random weights on photographs; real CLIP
+features.
+"""
 
 import json
 import math
@@ -39,8 +41,10 @@ ADJECTIVES = ["striped", "dotted", "shiny", "wooden", "foggy", "green"]
 # That of LLaVA-1.5: "USER: <image>\n… ASSISTANT:".
 CHAT = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
-    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
-    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + ' ' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% "
+    "endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + ' ' }}{% "
+    "endfor %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 
@@ -90,7 +94,9 @@ def make_tokenizer():
 
 @pytest.fixture(scope="module")
 def llava(tmp_path_factory):
-    """Folder of a narrow LLaVA-1.5 with random weights, and its true image size, patches, tokens and chat template."""
+    """Folder of a narrow LLaVA-1.5 with random weights, and its true image size, patches, tokens and chat
+    template.
+    """
     tokenizer, special = make_tokenizer()
     vision = CLIPVisionConfig(
         hidden_size=64,

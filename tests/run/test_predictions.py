@@ -1,4 +1,6 @@
-"""Predictions in files: equal to what the model gave, in order, whole after a crash, and the same from two processes."""
+"""Predictions in files: equal to what the model gave, in order, whole after a crash, and the same from two
+processes.
+"""
 
 import csv
 import os
@@ -358,7 +360,9 @@ def test_predictions_that_were_edited_are_somebodys(small_demo, tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(small_demo, tmp_path):
-    """The second begins while the first is at work; the first is whole. Also where the file is outside both run folders."""
+    """The second begins while the first is at work; the first is whole. Also where the file is outside
+    both run folders.
+    """
     refused = []
 
     class Other(L.Callback):

@@ -1,4 +1,6 @@
-"""What a test run writes at its end, and what it leaves alone; the table on any terminal; the progress bar."""
+"""What a test run writes at its end, and what it leaves alone; the table on any terminal; the progress
+bar.
+"""
 
 import io
 import json

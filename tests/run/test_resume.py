@@ -1,4 +1,6 @@
-"""A run killed at any point and resumed ends as one that nothing interrupted: same `results.json`, but for the MLLM's seconds."""
+"""A run killed at any point and resumed ends as one that nothing interrupted: same `results.json`, but for
+the MLLM's seconds.
+"""
 
 import json
 import os

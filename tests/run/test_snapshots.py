@@ -208,7 +208,9 @@ class Namer:
 
 
 class At(L.Callback):
-    """Does something in the n-th batch of the run that is not skipped, after the memory and before the metrics; counts images."""
+    """Does something in the n-th batch of the run that is not skipped, after the memory and before the
+    metrics; counts images.
+    """
 
     def __init__(self, n=0, action=None):
         self.n, self.action, self.seen, self.images = n, action, 0, 0
