@@ -22,7 +22,9 @@ Names = dict[str, list[str] | None]  # similar names by class
 
 
 class Asker:
-    """Asks for this rank's share of one stream; what it returns is brought together by `exchange`, on every rank at once.
+    """Asks the MLLM for this rank's share of one stream.
+
+    What it returns is brought together by `exchange`, which all ranks call at once.
 
     Images are read and shown `Guard.at_once` at a time: no more of them are in memory, however many a refresh
     has.
@@ -45,7 +47,10 @@ class Asker:
         self.cause = guard.error  # the last error of any rank, of the stream before at first
 
     def describe(self, bank: Rows, rows: Tensor, class_names: Sequence[str]) -> Sentences:
-        """Sentences by row of the bank (eq. 7), of this rank's; "" where the image cannot be had, None where the MLLM failed."""
+        """The sentences of this rank's images by row of the bank (eq. 7).
+
+        A sentence is "" where the image cannot be read again, and None where the MLLM failed.
+        """
         mine: list[int] = rows[bank["owner"][rows] == self.rank].tolist()
         said: Sentences = dict.fromkeys(mine, "")
         for start in range(0, len(mine), self.guard.at_once):
@@ -64,7 +69,10 @@ class Asker:
         return dict(zip(share, self.guard.similar_classes(share, count), strict=True))
 
     def similar_classes(self, bank: Rows, negative: Tensor, names: Mapping[int, str], count: int) -> Names:
-        """`similar_names` of classes by ID label (eq. 11); with eyes the rank with the negative image of lowest S_nl shows it."""
+        """`similar_names` of classes by ID label (eq. 11).
+
+        Where images are shown, the rank that holds a class's negative image of lowest S_nl asks about it.
+        """
         if not self.show_images:
             return self.similar_names(list(names.values()), count)
         share = dict[int, int | None]()
@@ -98,7 +106,10 @@ class Asker:
         return images
 
     def exchange(self, sentences: Sentences, names: Names) -> tuple[dict[int, str], dict[str, list[str]]]:
-        """The answers of all ranks, without those that failed; all go into the record, and `counts` are added up."""
+        """The answers of all ranks, without those that failed.
+
+        All of them go into the record, and `counts` are added up.
+        """
         guard = self.guard
         answered = [[*astuple(asked), answer] for asked, answer in guard.answered]
         parts = gather_json([list(sentences.items()), names, guard.counts, answered, guard.error])

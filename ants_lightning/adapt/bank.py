@@ -13,7 +13,8 @@ from ants_lightning.method.negatives import histogram_gamma_star, mine_negative_
 from ants_lightning.method.otsu import shows_negatives
 
 Rows = dict[str, Tensor]  # columns side by side: one row an image
-RECENT = 1_000  # newest images that are looked at before a refresh: a change of the stream shows within some hundred
+# Newest images that are looked at before a refresh: a change of the stream shows within some hundred.
+RECENT = 1_000
 HISTORY = 100_000  # S_nl kept; more than any benchmark's stream has, 0.4 MB
 
 _STATE = ("predicted", "gamma_star", "n_negative", "n_seen", "n_candidates", "history", "feature_sum")
@@ -30,7 +31,9 @@ def take(rows: Rows, which: Tensor) -> Rows:
 
 
 class MemoryBank:
-    """The history of one stream, on the CPU; after a gather it is the same on every rank, and its size is bounded.
+    """The history of one stream, on the CPU.
+
+    After a gather it is the same on every rank. Its size is bounded.
 
     `history` keeps S_nl of the newest images, `predicted` how often each ID class was. The bank holds the
     candidates, S < γ, with these columns: `index`, place in the stream; `id_score`, S_nl; `prediction`, ID

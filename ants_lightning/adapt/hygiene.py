@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def fold(text: str) -> str:
-    """Letters and digits of a text, case aside, without an article before them: equal for spellings of one name.
+    """A text in lower-case letters and digits, without an article: spellings of one name are equal.
 
     >>> fold("A T-Shirt") == fold("t shirt") == fold("tshirts"[:-1])
     True
@@ -28,7 +28,10 @@ def fold(text: str) -> str:
 
 @lru_cache(1)
 def synonyms() -> dict[str, list[str]]:
-    """WordNet 3.0's synonyms of nouns in their first, most frequent sense, by folded noun (Fellbaum, "WordNet", 1998)."""
+    """WordNet 3.0's synonyms of nouns in their most frequent sense, by folded noun.
+
+    Source: Fellbaum, "WordNet", 1998.
+    """
     found: dict[str, list[str]] = {}
     for _, *nouns in synsets("nouns"):
         meant = [noun for noun in nouns if not noun.startswith("~")]
@@ -40,7 +43,7 @@ def synonyms() -> dict[str, list[str]]:
 
 
 def forms(name: str) -> set[str]:
-    """A class name and its WordNet synonyms, in singular and plural, folded; for a name that has none just itself.
+    """A class name and its WordNet synonyms, in singular and plural, folded.
 
     >>> sorted(forms("T-shirt"))
     ['jersey', 'jerseys', 'teeshirt', 'teeshirts', 'tshirt', 'tshirts']
@@ -54,7 +57,10 @@ def forms(name: str) -> set[str]:
 
 
 def _inflected(inflect_noun: Callable[[Any], str | Literal[False]], noun: str) -> str:
-    """Another form of a noun, or itself. What is no noun ("-of-", " ") makes inflect raise whatever its code runs into."""
+    """Another form of a noun, or the noun itself.
+
+    For what is no noun ("-of-", " ") inflect raises exceptions of many kinds.
+    """
     try:
         return inflect_noun(noun) or noun
     except Exception as error:

@@ -24,7 +24,9 @@ _OWN = ("answers", "sentences", "of_all_classes", "fresh", "learnt", "refreshes"
 
 
 class Refresher:
-    """The adaptation to one stream. Attributes are replaced, never edited in place: `state` hands out references.
+    """The adaptation to one stream.
+
+    Attributes are replaced, never edited in place, since `state` hands out references.
 
     Args:
         settings: of the memory.
@@ -132,7 +134,7 @@ class Refresher:
         self.weighing.weigh(self.spaces, self.bank, negative)
 
     def _ask(self, negative: Tensor, new: Tensor) -> None:
-        """Ask the MLLM for this rank's share, exchange the answers, push ENS (eq. 7) and set VSNL (eq. 11)."""
+        """Ask for this rank's share, exchange the answers, push ENS (eq. 7) and set VSNL (eq. 11)."""
         vsnl, bank, asker, names = self.settings.vsnl, self.bank, self.asker, self.model.class_names
         if vsnl.choose == "mean":
             near = near_classes(bank.mean_feature, self.spaces.id_text.cpu(), vsnl.delta).tolist()
@@ -163,7 +165,10 @@ class Refresher:
         self.sentences = self.spaces.ens.labels
 
     def _refuse_what_is_always_said(self) -> None:
-        """Take the answer to most images, and that to most classes, for a refusal: it leaves the spaces and the record."""
+        """Take the answer to most images, and to most classes, for a refusal.
+
+        It leaves the spaces and the record.
+        """
         ens, forget, writes = self.spaces.ens, self.asker.guard.forget, self.asker.rank == 0
         if refused := self.health.refuse_sentence():
             keep = [place for place, text in enumerate(ens.labels) if fold(text) != refused]
@@ -189,7 +194,10 @@ class Refresher:
         model.baselines.take_similar(self._similar_text())
 
     def _similar_text(self) -> Tensor:
-        """Features `(L, d)` of the similar names of all classes, no two spellings of one, without names of ID classes."""
+        """Features `(L, d)` of the similar names of all classes.
+
+        No two are spellings of one name, and none is the name of an ID class.
+        """
         model = self.model
         labels = [label for name in model.class_names for label in self.of_all_classes.get(name, ())]
         hygiene = Hygiene(model.class_names, self.spaces.id_text, None)
@@ -204,7 +212,10 @@ class Refresher:
         self.learnt = {**self.learnt, "vsnl": len(self.spaces.vsnl) > 0}
 
     def _push(self, space: TextSpace, answers: list[str], prompt: str) -> list[tuple[str, str]]:
-        """Push answers as texts; another spelling of a text of the space counts as that. Returns those dropped, and why."""
+        """Push answers as texts; return those dropped, and why.
+
+        Another spelling of a text of the space counts as that text.
+        """
         dropped = [(answer, "are an ID class name") for answer in answers if self.hygiene.is_id_name(answer)]
         good = [answer for answer in answers if not self.hygiene.is_id_name(answer)]
         if good:
@@ -221,7 +232,10 @@ class Refresher:
         return dropped
 
     def _rank_ens(self, rows: Rows) -> None:
-        """Rank the ENS queue by the images since the last sync point (`activated`), if some are surely ID and some OOD."""
+        """Rank the ENS queue by the images since the last sync point (`ens.activated`).
+
+        Nothing happens unless some of them are surely ID and some surely OOD.
+        """
         count, ens = self.settings.ens.activated, self.spaces.ens
         if count is None or not len(ens):
             return

@@ -15,7 +15,10 @@ _CHUNK = 1024  # images scored at a time
 
 
 def scores_of(spaces: TextSpaces, bank: MemoryBank, rows: Tensor) -> Tensor:
-    """`o_ens, o_vsnl` `(n, 2)` of rows of the bank in the spaces of now, some at a time: all may take gigabytes."""
+    """`o_ens, o_vsnl` `(n, 2)` of rows of the bank in the present spaces.
+
+    They are scored in chunks, since all at once may take gigabytes.
+    """
     parts = []
     for some in rows.split(_CHUNK):
         scores = spaces(bank.rows["features"][some].to(spaces.id_text.device))["scores"]
@@ -38,7 +41,10 @@ class Weighing:
         self.balanced = torch.zeros(2, dtype=torch.float64)  # sums of o_ens and o_vsnl over the stream
 
     def balance(self, spaces: TextSpaces, features: Tensor) -> None:
-        """λ from the balanced scores of all images so far, `(n, d)` more of them; an empty space scores as `neglabel`."""
+        """λ from the balanced scores of all images so far, with `(n, d)` more of them.
+
+        An empty space scores as `neglabel`.
+        """
         if self.rule != "balanced" or not len(spaces.neglabel):
             return
         features = features.to(spaces.id_text.device)
@@ -54,7 +60,11 @@ class Weighing:
         spaces.weigh(self.lambdas["balanced"])
 
     def weigh(self, spaces: TextSpaces, bank: MemoryBank, negative: Tensor) -> None:
-        """Both estimates of eq. 14 from X_neg: scores of now (`paper`), and of before an image's own sentence entered."""
+        """Both estimates of eq. 14 from X_neg.
+
+        `paper` takes the scores in the present spaces, `prequential` those from before an image's own
+        sentence entered.
+        """
         if len(negative):
             pairs = bank.rows["prequential"][negative]
             self.lambdas = {

@@ -1,4 +1,4 @@
-"""Make `wordnet_nouns.txt.xz` and `wordnet_adjectives.txt.xz` from Debian's package `wordnet-base`, format wndb(5WN).
+"""Make the word lists of this folder from Debian's package `wordnet-base`, in the format wndb(5WN).
 
 python -m ants_lightning.assets.make_wordnet /usr/share/wordnet
 """
@@ -43,10 +43,13 @@ FILES = {
 
 
 def synset_lines(data: str, index: str) -> list[str]:
-    r"""Each synset's file and synonyms, tabs between; "~" before those that mean something else in the first place.
+    r"""Each synset's file and synonyms, with tabs between.
+
+    A "~" stands before those that mean something else in the first place.
 
     >>> data = "  licence\n00000011 06 n 03 motor_car 0 auto 0 machine 0 000 | a gloss"
-    >>> synset_lines(data, "auto n 1 0 1 0 00000011\nmotor_car n 1 0 1 0 00000011\nmachine n 2 0 2 0 00000099 00000011")
+    >>> index = "auto n 1 0 1 0 00000011\nmotor_car n 1 0 1 0 00000011\nmachine n 2 0 2 0 00000099 00000011"
+    >>> synset_lines(data, index)
     ['artifact\tmotor car\tauto\t~machine']
     >>> synset_lines("00000011 00 s 01 out_of_reach(p) 0 000 | a gloss", "out_of_reach a 1 0 1 0 00000011")
     ['all\tout of reach']

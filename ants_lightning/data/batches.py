@@ -72,7 +72,10 @@ class Batch:
         return cls(images, label, index, more.get("path"), list(more.get("lost", ())))
 
     def only(self, good: Tensor) -> "Batch":
-        """Without the rows where `good` `(n,)` is False: images whose features are NaN or Inf. The batch has an index."""
+        """The batch without the rows where `good` `(n,)` is False: their features are NaN or Inf.
+
+        The batch must have an index.
+        """
         assert self.index is not None
         kept, lost = good.nonzero()[:, 0], list(self.lost)
         for i in (~good).nonzero()[:, 0].tolist():
@@ -93,7 +96,10 @@ class Batch:
 
 
 def _whole_numbers(name: str, column: Any, image: Tensor) -> Tensor | None:
-    """A column of a batch as int64 `(n,)` on the device of its images; a ValueError names what is no whole number."""
+    """A column of a batch as int64 `(n,)` on the device of its images.
+
+    A ValueError names what is no whole number.
+    """
     if column is None:
         return None
     try:
@@ -127,7 +133,7 @@ def _whole_numbers(name: str, column: Any, image: Tensor) -> Tensor | None:
 
 
 class IndexCheck:
-    """Whether what batches have as `index` can be the places of images: whole numbers from 0 on, each once in a stream.
+    """Checks that the `index` of batches can be places: whole numbers from 0 on, each once in a stream.
 
     A group, a domain or a mask in its place would put images in a wrong order and give the MLLM other images
     than are meant. What is kept does not grow with the stream: a byte an image where the number of images is
@@ -165,12 +171,15 @@ class IndexCheck:
 
 
 def dataset_of(loader: Any) -> Any | None:
-    """The data set of a dataloader; None where it tells none, as DALI's or a class of one's own with `__iter__`."""
+    """The data set of a dataloader; None where it tells none, like DALI's or an own class with `__iter__`."""
     return getattr(loader, "dataset", None)
 
 
 def stream_of(loader: Any) -> Any | None:
-    """The data set of a dataloader where it is one of our streams, which tells its `order` (n,) and its `description()`."""
+    """The data set of a dataloader, if it is one of our streams; else None.
+
+    Our streams have an `order` `(n,)` and a `description()`.
+    """
     dataset = dataset_of(loader)
     ours = isinstance(getattr(dataset, "order", None), Tensor) and callable(
         getattr(dataset, "description", None)
@@ -179,7 +188,10 @@ def stream_of(loader: Any) -> Any | None:
 
 
 def places_of(loader: Any) -> int | None:
-    """How many places the indices of a loader's batches are from, of a part of a data set those of the whole; None: not known."""
+    """How many places there are for the indices of a loader's batches; None: not known.
+
+    For a part of a data set they are the places of the whole.
+    """
     dataset = dataset_of(loader)
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
@@ -190,7 +202,10 @@ def places_of(loader: Any) -> int | None:
 
 
 def stream_loaders(trainer: L.Trainer) -> dict[str, Any]:
-    """The dataloaders of the run by name, in order: the keys of a dict of them, else `test`, `test_1`, … or `predict`, …."""
+    """The dataloaders of the run by name, in order.
+
+    Names are the keys of a dict of loaders; else they are `test`, `test_1`, … or `predict`, ….
+    """
     what, loaders = (
         ("predict", trainer.predict_dataloaders) if trainer.predicting else ("test", trainer.test_dataloaders)
     )

@@ -56,7 +56,9 @@ def calibration_loader(
 def calibration_features(
     trainer: L.Trainer, datamodule: L.LightningDataModule | None, encode: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Features `(n, d)` of the labelled ID images of `val_dataloader()`, n > 0; images with a negative label are left out.
+    """Features `(n, d)` of the labelled ID images of `val_dataloader()`, n > 0.
+
+    Images with a negative label are left out.
 
     Args:
         trainer: of the run; every rank reads all images.
@@ -88,7 +90,7 @@ def calibration_features(
 
 
 def _batches(trainer: L.Trainer, datamodule: L.LightningDataModule | None) -> Iterator[Any]:
-    """All batches of `val_dataloader()` on the model's device, the same on every rank, in the precision of the run."""
+    """All batches of `val_dataloader()` on every rank, on the device and in the precision of the run."""
     if datamodule is None or not is_overridden("val_dataloader", datamodule, L.LightningDataModule):
         what = "there is no data module" if datamodule is None else f"{type(datamodule).__name__} has none"
         needed = "a data module with a val_dataloader() of labelled ID images"

@@ -16,7 +16,9 @@ _LARGEST = 2**53  # up to here every whole number is a float, too
 
 
 def whole(value: Any) -> int | None:
-    """A whole number of Python, NumPy or torch as int, also as a float or alone in an array; None for all else, and for a bool.
+    """A whole number of Python, NumPy or torch as int; None for all else, and for a bool.
+
+    A float without a fraction and an array of one number count as whole numbers.
 
     >>> whole(torch.tensor(3.0)), whole(2.5), whole(True), whole("3")
     (3, None, None, None)
@@ -33,7 +35,10 @@ def whole(value: Any) -> int | None:
 
 
 def id_label(label: Any, place: int, dataset: Any, negative: bool = False) -> int:
-    """The label of an image of the ID set; a ValueError that names it where it cannot be one. `negative` ones may be let pass."""
+    """The label of an image of the ID set; a ValueError names an image whose label cannot be one.
+
+    `negative` labels may be let pass.
+    """
     number = whole(label)
     whose = f"image {place} of the ID set ({type(dataset).__name__})"
     if number is None:
@@ -98,7 +103,7 @@ def knows_paths(dataset: Any) -> bool:
 
 
 def path_of(dataset: Any, place: int) -> str:
-    """The path of an image, from `paths`, `samples` or `imgs` of the data set, by position; "" where it tells none.
+    """The path of an image, from `paths`, `samples` or `imgs` of the data set; "" where it tells none.
 
     A column of another length than the data set is not one of its images.
     """
@@ -115,7 +120,7 @@ def path_of(dataset: Any, place: int) -> str:
 
 
 def _label_rows(dataset: Any) -> Iterator[Callable[[int], Any]]:
-    """Ways to the label of an image, by place: the columns that the data set has, and its `target_transform`."""
+    """Ways to the label of an image: columns that the data set has, and its `target_transform`."""
     for name, column in _columns(dataset, ("labels", "targets", "samples")):
         yield partial(_label, column, name == "samples", getattr(dataset, "target_transform", None))
 
@@ -126,7 +131,10 @@ def _label(column: Any, of_pairs: bool, change: Callable[[Any], Any] | None, pla
 
 
 def label_of(dataset: Any, place: int) -> int:
-    """The label of an image without decoding it, from `labels`, `targets` or `samples`; -1 where none of them tells it."""
+    """The label of an image, without decoding it; -1 where the data set does not tell it.
+
+    It is looked for in `labels`, `targets` and `samples`.
+    """
     member = _member(dataset, place)
     if member:
         return label_of(*member) if _passes_on(dataset) else -1
@@ -141,7 +149,10 @@ def label_of(dataset: Any, place: int) -> int:
 
 
 def told_labels(dataset: Any) -> Tensor | None:
-    """All labels `(n,)`, int64, as `label_of` tells them, `NO_LABEL` where the column has none; None where no column tells any."""
+    """All labels `(n,)`, int64, as `label_of` tells them; None where no column tells any.
+
+    `NO_LABEL` stands where the column has none.
+    """
     if isinstance(dataset, Subset):
         told = told_labels(dataset.dataset) if _passes_on(dataset) else None
         return None if told is None else told[[int(dataset.indices[i]) for i in range(len(dataset))]]

@@ -1,4 +1,4 @@
-"""`FeatureCache`: the files that hold encoded data sets, and how each is known to be what was written, of what is there now."""
+"""`FeatureCache`: the files that hold encoded data sets, and how they are known to be right."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def _look_at(dataset: Any) -> tuple[dict[str, Any], dict[int, Any]]:
 
 
 def set_identity(dataset: Any) -> dict[str, Any]:
-    """What a data set is known by: its size, its paths where it has some, and the pixels of 16 images spread evenly over it."""
+    """What a data set is known by: size, paths if it has some, and the pixels of 16 images spread over it."""
     return _look_at(dataset)[0]
 
 
@@ -145,14 +145,17 @@ class FeatureCache:
         return ({}, f"{name}: {why}") if why else ({**columns, "label": label}, "")
 
     def read(self, sets: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-        """The columns by name of a data set; a ValueError tells all sets that are missing or were encoded otherwise."""
+        """The columns of a data set by name.
+
+        A ValueError tells all sets that are missing or were encoded otherwise.
+        """
         found = {name: self.find(name, dataset) for name, dataset in sets.items()}
         if wrong := [why for _, why in found.values() if why]:
             raise ValueError("; ".join(wrong) + ": run `ants-lightning encode` with this configuration first")
         return {name: columns for name, (columns, _) in found.items()}
 
     def prepare(self, names: Iterable[str], world: int) -> None:
-        """Before the work: the folder can be written to, and there is nothing of others where files of ours go."""
+        """Before the work: check that the folder can be written to, and holds no files of others."""
         index = self._index()
         for name in names:
             self.folder.mkdir(parents=True, exist_ok=True)

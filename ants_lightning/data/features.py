@@ -31,7 +31,9 @@ def tower_identity(clip: Any, preprocess: Any, trainer: Any) -> dict[str, str]:
 
 
 class FeatureStream(Dataset):
-    """A stream of which the batches hold `features` in place of `image`; the MLLM still gets the images, by index.
+    """A stream whose batches hold `features` in place of `image`.
+
+    The MLLM still gets the images, by index.
 
     Images that were unreadable when they were encoded are told in `lost`, as by `MixedStream`.
 
@@ -50,7 +52,7 @@ class FeatureStream(Dataset):
         return len(self.stream)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        """A batch at once: `features` (n, d), `label` and `index` (n,), and `path` and `lost` where there are any."""
+        """A whole batch: `features` `(n, d)`, `label` and `index` `(n,)`; `path` and `lost` if any."""
         index = torch.as_tensor(indices)
         places = self.stream.order[index]
         which = torch.bucketize(places, self._ends, right=True)
@@ -165,7 +167,7 @@ def encode_sets(
     batch_size: int,
     workers: int,
 ) -> list[str]:
-    """Encode the data sets that are not in the folder yet, with this model, preprocessing and precision; over all devices.
+    """Encode the data sets that are not in the folder yet, over all devices.
 
     Args:
         trainer: its devices and precision are used, by `trainer.predict`.

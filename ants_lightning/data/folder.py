@@ -42,7 +42,7 @@ class FolderImages(Dataset):
 
 
 class FolderDataModule(L.LightningDataModule):
-    """All images of a folder and its subfolders, in the order of their paths, as one stream with the folder's name.
+    """All images of a folder and its subfolders, in the order of their paths, as one stream.
 
     Which files are taken: `image_files.find_images`. A folder that does not exist or holds no image is an
     error when the run starts.

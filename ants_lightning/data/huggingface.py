@@ -61,7 +61,7 @@ class HFDataset(Dataset):
 
 
 def _decode(cell: Any) -> Image | None:
-    """The image of a cell of bytes or a path, which may be an address within an archive, or of a decoded one."""
+    """The image of a cell: bytes, a path (also an address within an archive), or a decoded image."""
     if not isinstance(cell, dict):
         return cell if cell is None else to_rgb(cell)
     content, path = cell.get("bytes"), cell.get("path")

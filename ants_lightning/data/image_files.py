@@ -18,7 +18,7 @@ _BY_ANOTHER = {"MPO": "JPEG"}  # opened by the plug-in of another format
 
 
 def image_extensions() -> tuple[str, ...]:
-    """Ends of the names of files that Pillow here can read, as `.png`; those of plug-ins too (`pillow_heif`)."""
+    """Extensions of files that the installed Pillow can read, like `.png`; those of plug-ins too."""
     found = []
     for suffix, kind in Image.registered_extensions().items():
         factory = Image.OPEN.get(_BY_ANOTHER.get(kind, kind), (None,))[0]
@@ -60,7 +60,10 @@ def find_images(folder: Path | str) -> list[str]:
 
 
 def _walk(root: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Paths of files, and why they are not taken; "" for images. Links to folders come last, in the order of their paths."""
+    """Paths of files, and why each is not taken; "" for images.
+
+    Links to folders come last, in the order of their paths.
+    """
     above = {_identity(str(parent)) for parent in Path(root).resolve().parents}
     seen, folders, links = set[tuple[int, int]](), deque([root]), list[str]()
     while folders or links:

@@ -26,7 +26,9 @@ SHOWN = 3  # names of each kind in an error
 
 
 class ImageList(Dataset):
-    """Images by path, as `(RGB PIL image, label)`; an `ImageError` that names the path where one cannot be read.
+    """Images by path, as `(RGB PIL image, label)`.
+
+    An `ImageError` names the path of one that cannot be read.
 
     Args:
         paths: of the images.
@@ -52,7 +54,10 @@ class ImageList(Dataset):
 
 
 def leaves_root(name: str) -> bool:
-    """Whether a relative path is absolute, has a drive or climbs with `..`; links that the user made are not looked at."""
+    """Whether a path leaves its root: it is absolute, has a drive or climbs with `..`.
+
+    Links that the user made are not looked at.
+    """
     absolute = PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).anchor)
     return absolute or ".." in re.split(r"[/\\]", name)
 
@@ -110,7 +115,7 @@ def _unreadable(error: ValueError) -> str:
 
 
 class ImageLists:
-    """Reads lists and folders under a root and gathers what is wrong with them; `check` reports it all in one error.
+    """Reads lists and folders under a root, and gathers what is wrong with them for one error (`check`).
 
     Args:
         root: of all lists, folders and images; no path leaves it.
@@ -125,7 +130,9 @@ class ImageLists:
         self._entries: dict[str, set[str]] = {}
 
     def read(self, sources: Sequence[tuple[str, int | None]], is_id: bool) -> ImageList:
-        """Images of list files (`….txt`) and folders, given relative to the root with the number expected, as one data set.
+        """The images of list files (`….txt`) and folders as one data set.
+
+        They are given relative to the root, with the number of images expected.
 
         Another number of images than expected is only logged. OOD images get the label -1.
         """
@@ -150,7 +157,10 @@ class ImageLists:
         return ImageList(paths, labels, self.classes if is_id else None)
 
     def check(self, advice: str) -> None:
-        """Raise all problems found so far: ValueError with malformed lists among them, else FileNotFoundError."""
+        """Raise all problems found so far, if any.
+
+        It is a ValueError with malformed lists among them, else a FileNotFoundError.
+        """
         if self.problems:
             title = (
                 f"{len(self.problems)} problems with the {self.n_read} lists and folders under "
@@ -198,7 +208,10 @@ class ImageLists:
         return [str(self.root / best / name) for name in names], labels
 
     def _missing(self, base: Path, names: Sequence[str]) -> list[str]:
-        """Names of which there is no file, links followed; one scan per directory instead of one look per image."""
+        """Names for which there is no file; links are followed.
+
+        Each directory is scanned once, in place of one look per image.
+        """
         by_folder: dict[str, set[str]] = defaultdict(set)
         for name in names:
             folder, _, file = name.rpartition("/")

@@ -32,7 +32,7 @@ _ADVICE = "use one device, or a DataLoader of a map-style data set with a batch_
 
 
 def make_exact(loader: Any, world: int, rank: int, skip: int = 0) -> Any:
-    """The same loader, re-made so that every image comes once, on one rank, and the first `skip` batches are not loaded.
+    """The same loader, re-made so that every image comes once, and the first `skip` batches are not loaded.
 
     With W ranks, rank r takes images r, r + W, …; None is yielded for a batch that is skipped. To be called
     by all ranks at once. On one rank, what cannot be re-made stays as it is, and reads what it skips.
@@ -63,7 +63,7 @@ def make_exact(loader: Any, world: int, rank: int, skip: int = 0) -> Any:
 
 
 def keep_exact(trainer: L.Trainer, skip: Sequence[int] = ()) -> None:
-    """Have the run that starts use `make_exact` for each test and predict loader; to be called in `LightningModule.setup`.
+    """Have the run that starts use `make_exact` for each loader; to be called in `LightningModule.setup`.
 
     Args:
         trainer: its strategy's `process_dataloader` is wrapped, once. Lightning calls it for each loader, in
@@ -104,7 +104,10 @@ class _Exactly:
         return self.of_strategy(loader)
 
     def _refuse_idle_ranks(self) -> None:
-        """A rank with no batch at all is sent home by Lightning before the run, in which the others would wait for it."""
+        """Refuse a run with more ranks than any stream has images.
+
+        Lightning ends a rank without batches before the run, in which the others would wait for it.
+        """
         longest, world = max(len(loader.sampler.dataset) for loader in self.made), self.trainer.world_size
         if longest < world:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""`OpenOODDataModule`: the benchmarks of OpenOOD v1.5 from its own lists, and the four-set ImageNet benchmark of MOS."""
+"""`OpenOODDataModule`: the benchmarks of OpenOOD v1.5, and the four-set ImageNet benchmark of MOS."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -27,7 +27,10 @@ def _lists(folder: str, **counts: int) -> Sources:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The sets of a benchmark; `shifted` are its covariate-shifted ID sets, `classes` the key of its class names."""
+    """The sets of a benchmark.
+
+    `shifted` are its covariate-shifted ID sets, `classes` is the key of its class names.
+    """
 
     classes: str
     id_sets: Sources
@@ -88,7 +91,7 @@ BENCHMARKS = {
 
 
 class OpenOODDataModule(OODDataModule):
-    """The streams of an OpenOOD benchmark, from OpenOOD's own layout; its near- and far-OOD sets under their own names.
+    """The streams of an OpenOOD benchmark, from OpenOOD's own layout, under OpenOOD's names of the sets.
 
     All lists are read and all images looked for when the module is made; what is missing or malformed is
     raised together: a ValueError with malformed lines or paths that leave the root among it, else a

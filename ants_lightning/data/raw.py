@@ -13,7 +13,9 @@ _LEVEL = 1  # of compression: higher ones take up to 4 times as long for 4 % les
 
 
 class RawImages:
-    """PIL images by their place in the stream; KeyError where one was not kept, OSError where it cannot be read.
+    """PIL images by their place in the stream.
+
+    A KeyError where one was not kept, an OSError where it cannot be read.
 
     A data set with `raw_image(index)` gives them back at full resolution. For any other the wanted images of
     each batch are de-normalised (by the `Normalize` of `preprocess`; a ValueError where it has none) and
@@ -42,7 +44,7 @@ class RawImages:
         self._kept: dict[int, Tensor] = {}
 
     def keep(self, images: Tensor, index: Tensor, wanted: Tensor) -> None:
-        """Keep the `wanted` (n,) of a batch of normalised images (n, 3, h, w), where the data set gives none back.
+        """Keep the `wanted` `(n,)` of normalised images `(n, 3, h, w)`, if the data set gives none back.
 
         Of features (n, d) in their place nothing can be kept.
         """
@@ -56,7 +58,7 @@ class RawImages:
         self.forget(list(islice(self._kept, max(0, len(self._kept) - self._capacity))))
 
     def forget(self, index: Sequence[int]) -> None:
-        """Keep these images no longer: the MLLM has described them. Places of which none is kept are passed over."""
+        """Keep these images no longer, since the MLLM has described them; places without one are ignored."""
         for place in index:
             self._kept.pop(place, None)
 

@@ -26,7 +26,9 @@ class ImageError(OSError):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of a PIL image of any mode; what Pillow cannot decode or convert raises, and so do NaN and Inf pixels (ValueError).
+    """RGB of a PIL image of any mode.
+
+    What Pillow cannot decode or convert raises; so do NaN and Inf pixels (ValueError).
 
     As in torchvision and OpenOOD alpha is dropped (the colours stored beneath it are seen), of an animation
     it is the first frame, and EXIF orientation is not applied. Unlike there grey of more than 8 bits is
@@ -79,7 +81,10 @@ def open_image(path: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
-    """What the function gives, and ""; or None, and why it gives nothing: any exception but `BUGS`, which are raised."""
+    """What a function gives, and ""; or None, and why it fails.
+
+    Exceptions that are `BUGS` are raised.
+    """
     try:
         return function(*arguments), ""
     except BUGS:
@@ -90,7 +95,9 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
 
 
 def read_item(dataset: Any, place: int, transform: Callable[[Any], Any]) -> tuple[Any, Any, str]:
-    """Transformed image and label of a place in a data set of `(PIL image, label)`, and ""; else None, the label, and why.
+    """Transformed image and label of a place in a data set of `(PIL image, label)`, and "".
+
+    For an image that cannot be had: None, its label, and why.
 
     The label of an image that cannot be had is `label_of`. An item that is no such pair is a bug: a
     TypeError.
@@ -108,7 +115,9 @@ def read_item(dataset: Any, place: int, transform: Callable[[Any], Any]) -> tupl
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch of items, without those that are `{"lost": …}`: these are the list `lost`, a key that is absent where none is.
+    """A batch of items, without those that are `{"lost": …}`.
+
+    These become the list `lost`, a key that is there only where something is lost.
 
     With no item left `image` is (0, 3, 1, 1), and `label` and `index` are (0,).
     """
@@ -124,7 +133,7 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def lost_item(index: int, label: int, path: str, why: str) -> dict[str, Any]:
-    """What `collate` takes for an image that cannot be had: its place in the stream, its label, its path, and the reason."""
+    """What `collate` takes for an image that cannot be had: place in the stream, label, path, and reason."""
     return {"lost": {"index": index, "label": label, "path": path, "why": why}}
 
 

@@ -1,4 +1,4 @@
-"""`StreamLoader`: a loader that goes on at any batch and outlives its workers; `Shard`: what one rank takes of a stream."""
+"""`StreamLoader`: a loader that goes on at any batch and outlives its workers; `Shard`: a rank's share."""
 
 import logging
 import signal
@@ -27,7 +27,7 @@ _KEPT = (
 
 
 class Shard(DistributedSampler):
-    """One rank's share of an order: element r, r + W, …, none of it twice and none left out; a share may be empty.
+    """One rank's share of an order: elements r, r + W, …, each once; a share may be empty.
 
     Lightning leaves it alone, being a `DistributedSampler`.
 
@@ -49,7 +49,7 @@ class Shard(DistributedSampler):
 
 
 class StreamLoader(DataLoader):
-    """Yields None for the first `skip` batches without loading them, and starts again where a worker was killed.
+    """Yields None for the first `skip` batches, without loading them; starts again where a worker was killed.
 
     Batches come in order, whatever the loader it is made from says. When workers are killed more than
     `MOST_RESTARTS` times with no batch in between, torch's RuntimeError is raised.
@@ -196,7 +196,7 @@ class _Watch:
 
 
 class Discarding:
-    """An iterable of which the first `skip` batches are loaded and thrown away; None stands in their place."""
+    """An iterable whose first `skip` batches are loaded and thrown away; None stands in their place."""
 
     def __init__(self, loader: Any, skip: int) -> None:
         self.loader, self.skip = loader, skip

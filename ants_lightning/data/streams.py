@@ -154,7 +154,10 @@ class MixedStream(Dataset):
         return len(self.order)
 
     def description(self) -> dict[str, Any]:
-        """What it takes to tell this stream from another, as plain JSON; the hash is of `order` as little-endian int64."""
+        """What tells this stream from another, as plain JSON.
+
+        The hash is that of `order` as little-endian int64.
+        """
         return {
             "order": self.kind,
             "seed": self.seed,
@@ -171,7 +174,9 @@ class MixedStream(Dataset):
         return which, place - self._starts[which]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`image`, `label` (negative = OOD) and `index` of a place in the stream, and its `path` where `has_paths`.
+        """`image`, `label` (negative = OOD) and `index` of a place in the stream.
+
+        With `has_paths` also its `path`.
 
         Of an image that cannot be had `lost` alone, for `collate`; its label is then `label_of`, as the set
         tells it.
@@ -307,7 +312,7 @@ class OODDataModule(L.LightningDataModule):
             }
 
     def test_dataloader(self) -> dict[str, DataLoader]:
-        """One loader a stream, in stream order; over several ranks without the padding of Lightning's own sampler."""
+        """One loader for each stream, in order; over several ranks without Lightning's padding."""
         return {name: self._loader(stream) for name, stream in self.streams.items()}
 
     predict_dataloader = test_dataloader
@@ -326,7 +331,7 @@ class OODDataModule(L.LightningDataModule):
         return {"id": self.id_set, **{f"ood {name}": ood_set for name, ood_set in self.ood_sets.items()}}
 
     def encode(self, trainer: L.Trainer, model: Any) -> list[str]:
-        """Encode the data sets to the folder `features`, but those that are there already; returns which were encoded."""
+        """Encode the data sets that are not in the folder `features` yet; returns their names."""
         if self.features is None:
             raise ValueError("where to? Give the data module a folder: --data.features")
         transform = self.transform or model.preprocess

@@ -1,4 +1,4 @@
-"""The embedded world: drawn images and miniature real models, so that the whole loop runs on a machine with no hub."""
+"""The embedded world: drawn images and miniature real models, for machines without a hub."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ LLAVA = str(MODELS / "llava")
 
 
 def word_list(words: list[str], seed: int = 0) -> list[str]:
-    """The half of the world's vocabulary that the detector gets, ID names left out: as WordNet never holds everything."""
+    """The half of the world's vocabulary that the detector gets, without ID names.
+
+    It is a half, since WordNet never holds everything either.
+    """
     words = [word for word in words if word not in ID_CLASSES]
     order = torch.randperm(len(words), generator=torch.Generator().manual_seed(seed))
     return [words[i] for i in sorted(order[: len(words) // 2].tolist())]

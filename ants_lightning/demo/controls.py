@@ -60,7 +60,7 @@ class PerfectCaptions:
 
 
 class Blind:
-    """The real LLaVA with its eyes covered: other images are described, or any class names are given as similar ones."""
+    """The real LLaVA as a control: it describes other images, or names any classes as similar ones."""
 
     replays = True  # a question before the stream would draw other images
 

@@ -15,7 +15,7 @@ _GRAMMAR = (
 
 
 def build_tokenizer(prompts: list[str], context: int, padding_side: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of the world's vocabulary, the grammar and the words of `prompts`; anything else is `<unk>`."""
+    """A tokenizer of the world's vocabulary, the grammar and the words of `prompts`; the rest is `<unk>`."""
     text = " ".join([*NOUNS, *ADJECTIVES, _GRAMMAR, *prompts]).lower()
     words = list(dict.fromkeys(re.findall(r"\w+|[^\w\s]", text)))
     special = ["<pad>", "<unk>", "</s>", "<image>"]

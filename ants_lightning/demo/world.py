@@ -42,7 +42,7 @@ _PALETTE = torch.tensor(list(COLORS.values()))
 
 
 def look_alikes(name: str, count: int = 5) -> list[str]:
-    """What looks like an object: the texture made of many of it, the scene it lives in, and the nearest of its family."""
+    """What looks like an object: a texture made of many, the scene it lives in, the nearest of its family."""
     places = [*MOTIFS.items(), *((scene, resident[0]) for scene, resident in RESIDENTS.items())]
     made_of_it = [place for place, shape in places if shape == name][:count]
     family = next(family for family in FAMILIES if name in family)
@@ -206,7 +206,9 @@ def caption(specs: Specs, i: int, avoid: str = "") -> str:
 
 
 def training_captions(specs: Specs, rng: random.Random) -> tuple[list[str], Tensor]:
-    """One short caption an image, and what it says: (n, 6) of [object, color, size, background, tint, kind], -1 = unsaid.
+    """One short caption for each image, and what it says.
+
+    That is `(n, 6)` of [object, color, size, background, tint, kind], where -1 is unsaid.
 
     `kind` is 0 for objects, 1 for textures, 2 for scenes. An image fits a caption if it agrees with
     everything said. A single word may be said of a background: "the nice stripes." fits stripes alone and a

@@ -51,7 +51,9 @@ class Question:
 
 
 class ChatMLLM:
-    """An MLLM that takes prompts with at most one image: makes them and parses the answers; a backend has `answer`.
+    """An MLLM that takes prompts with at most one image.
+
+    It makes the prompts and parses the answers; a backend has `answer`.
 
     ValueError for a prompt with an unknown field or a size below 1.
 

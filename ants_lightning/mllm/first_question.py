@@ -1,4 +1,4 @@
-"""A question before the stream: whether an MLLM can answer at all is known before the first batch, not after the last."""
+"""A question before the stream: it is known before the first batch whether an MLLM can answer."""
 
 from typing import Any
 
@@ -18,7 +18,9 @@ def picture() -> Image:
 
 
 def ask_first(mllm: Any, name: str, count: int) -> str:
-    """Why an MLLM that is set up cannot answer; "" where it describes `picture` and names classes similar to `name`.
+    """Why an MLLM that is set up cannot answer; "" where it can.
+
+    It must describe `picture` and name classes similar to `name`.
 
     Neither answer is counted, recorded or used. TimeoutError goes through: a server may still be loading its
     model.

@@ -20,7 +20,9 @@ GONE = (TimeoutError, ConnectionError)  # nobody answers: to ask on would cost a
 
 
 class Guard:
-    """An MLLM that never ends the run: what it fails at is None (to be asked again), counted, and logged once a kind.
+    """An MLLM that never ends the run.
+
+    What it fails at is None (to be asked again), counted, and logged once for each kind.
 
     After a refresh in which it raised and answered nothing it is asked at the next one; when that fails too,
     every 2nd, 4th, then 8th. After a `TimeoutError` or `ConnectionError` nothing more is asked in the same
@@ -70,7 +72,7 @@ class Guard:
                 logger.warning("answers are not recorded: %s", error)
 
     def keep(self, answered: Sequence[tuple[Asked, Answer]], write: bool) -> None:
-        """Put answers of this or another rank into the record; a disk that is full costs the record, not the run."""
+        """Put answers of any rank into the record; a full disk costs the record, not the run."""
         self._change_record(lambda record, write: record.add(answered, write), write)
 
     def forget(self, is_bad: Callable[[Answer], bool], ask: str, write: bool) -> None:
@@ -200,7 +202,7 @@ class Guard:
             self.asking = False
 
     def _count_recalled(self, answers: list[tuple[Asked, Answer]]) -> None:
-        """Answers that this run got before it was interrupted count as calls, so that the counts are those of one run."""
+        """Count answers that this run got before it was interrupted, as if it had asked in one go."""
         for question, answer in answers:
             again = question in self._of_this_run
             self._of_this_run.discard(question)
@@ -221,7 +223,7 @@ class Guard:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what `state` told; what stands in the record after it are answers that this run got later, before it ended."""
+        """Return to a `state`; what the record holds beyond it was answered before the run ended."""
         self.counts, self._warned, self.error = dict(state["counts"]), set(state["warned"]), state["error"]
         self._heard = state["heard"]
         self._refresh, self._failed, self._next = state["pause"]

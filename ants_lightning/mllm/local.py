@@ -76,7 +76,10 @@ class TransformersMLLM(ChatMLLM):
         return 2 * self.batch_size
 
     def identity(self) -> dict[str, Any]:
-        """See `ChatMLLM.identity`; known after `setup`. No paths in it, so that a record can move to another machine."""
+        """See `ChatMLLM.identity`; known after `setup`.
+
+        It holds no paths, so that a record can move to another machine.
+        """
         own = {
             "model": self.name,
             "revision": self.commit,
@@ -88,7 +91,10 @@ class TransformersMLLM(ChatMLLM):
         return {**own, **super().identity()}
 
     def setup(self, device: torch.device) -> None:
-        """Read configuration and processor, look at the weight files, and find what is to be quantised; no weights are read."""
+        """Read configuration and processor, check the weight files, and find what is quantised.
+
+        No weights are read.
+        """
         from transformers import AutoModelForImageTextToText
 
         folder = Path(self.name)
@@ -145,7 +151,7 @@ class TransformersMLLM(ChatMLLM):
         return config, processor
 
     def _try_questions(self) -> None:
-        """Make the inputs of a question with and one without an image: tells of a missing or unfit chat template."""
+        """Make the inputs of a question with and one without an image, to find an unfit template."""
         for image in (None, Image.new("RGB", (224, 224), "gray")):
             what = "text" if image is None else "image and text"
             try:
@@ -161,7 +167,7 @@ class TransformersMLLM(ChatMLLM):
                 raise ValueError(f"{self.name}: its chat template leaves the image out of the question")
 
     def load(self) -> None:
-        """Load the weights to the device of `setup`, check the quantised layers and say how many; a second call does nothing."""
+        """Load the weights to the device of `setup` and check the quantised layers, once."""
         if self.processor is None:
             raise RuntimeError(f"{self.name} is not set up: call setup(device) first")
         if self.model is not None:
@@ -263,7 +269,7 @@ class TransformersMLLM(ChatMLLM):
         return [answers[i] for i in range(len(questions))]
 
     def _answer_batch(self, questions: Sequence[Question]) -> list[str | None]:
-        """The answers to one batch, or, where it fails, to its halves: a processor may refuse a single image."""
+        """The answers to one batch; where it fails, to its halves: a processor may refuse one image."""
         try:
             return list(self._generate(questions))
         except Exception as error:
@@ -321,7 +327,7 @@ def model_name(model: str | os.PathLike[str]) -> str:
 
 
 def outside(model: nn.Module, part: nn.Module) -> list[str]:
-    """Paths of the largest modules of `model` that do not hold any of `part`: vision tower, projector, head."""
+    """Paths of the largest modules of `model` without any of `part`: vision tower, projector, head."""
     path = next(name for name, module in model.named_modules() if module is part).split(".")
     parents = [".".join(path[:depth]) for depth in range(len(path))]
     return [
@@ -333,7 +339,10 @@ def outside(model: nn.Module, part: nn.Module) -> list[str]:
 
 
 def fingerprint(folder: Path, piece: int = 1 << 20) -> str:
-    """SHA-256 of the size, the first and the last piece of each weight file: tells models apart without reading all of them."""
+    """SHA-256 of the size, the first and the last piece of each weight file.
+
+    It tells models apart without reading all of them.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size

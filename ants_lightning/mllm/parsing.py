@@ -1,4 +1,4 @@
-"""Parsing of what an MLLM answers, which is untrusted text: its dress is taken off, and what is no answer gives nothing."""
+"""Parsing of what an MLLM answers, which is untrusted text."""
 
 import re
 import unicodedata
@@ -25,18 +25,19 @@ _SURE = re.compile(
 _ROLE = re.compile(r"^(?:assistant|ai|bot|gpt|model|a)\s*[:：]\s*", re.I)
 _ASKED = re.compile(r"^(?:user|human|question|q|system|instruction|prompt)\s*[:：]", re.I)
 _CORE = """
-    object objects subject subjects image images picture pictures photo photograph scene description descriptions caption
-    captions answer answers response summary result results output title label labels sentence phrase word words name names
-    class classes category categories list item items following overview analysis options suggestions examples alternatives
-    text content
+    object objects subject subjects image images picture pictures photo photograph scene description
+    descriptions caption captions answer answers response summary result results output title label labels
+    sentence phrase word words name names class classes category categories list item items following
+    overview analysis options suggestions examples alternatives text content
 """
 _WORDS = """
-    here here's here’s heres is are this these that the a an my your its of in for with without using by to as it be would
-    could can i you will and or few several some five single simple short brief concise quick detailed main primary central
-    key most prominent photos view describing final below above other others another different similar visually look looks
-    looking like alike resemble resembles resembling share shares features possible potential requested provided given shown
-    depicted visible seen described asked option suggestion example alternative common include includes including which might
-    may possibly only just up one two three four six seven eight nine ten 5 animals things
+    here here's here’s heres is are this these that the a an my your its of in for with without using by to
+    as it be would could can i you will and or few several some five single simple short brief concise quick
+    detailed main primary central key most prominent photos view describing final below above other others
+    another different similar visually look looks looking like alike resemble resembles resembling share
+    shares features possible potential requested provided given shown depicted visible seen described asked
+    option suggestion example alternative common include includes including which might may possibly only
+    just up one two three four six seven eight nine ten 5 animals things
 """
 _LABEL_CORE = frozenset(_CORE.split())
 _LABEL_WORDS = _LABEL_CORE.union(_WORDS.split())
@@ -80,15 +81,19 @@ _NO_NAMES = (
 
 
 def parse_sentence(answer: str, max_words: int = 30) -> str:
-    r"""The sentence of an answer as plain text of at most `max_words` words and 300 characters; "" if there is none.
+    r"""The sentence of an answer as plain text; "" if there is none.
+
+    It has at most `max_words` words and 300 characters.
 
     That is the first line that is no thought, preamble, heading or label; of JSON its caption. A refusal
     holds none.
 
     >>> parse_sentence(' "A small  red bird.\n\nIs there anything else?')
     'A small red bird.'
-    >>> parse_sentence("<think>Hm.</think>Sure! Here is a description:\n- A red bird."), parse_sentence("I'm sorry, but I can't.")
-    ('A red bird.', '')
+    >>> parse_sentence("<think>Hm.</think>Sure! Here is a description:\n- A red bird.")
+    'A red bird.'
+    >>> parse_sentence("I'm sorry, but I can't.")
+    ''
     """
     text = bare(answer)
     if is_refusal(text) or is_self_talk(text):
@@ -149,7 +154,7 @@ def _undressed(line: str) -> str:
 
 
 def _is_label(text: str) -> bool:
-    """Whether a text only announces or heads another: it ends with a colon, or has no words but those of labels."""
+    """Whether a text only announces another: it ends with a colon, or all its words are those of labels."""
     words = [word.strip("'’\"“”*_.,!()") for word in text.lower().split()]
     words = [word for word in words if word]
     return text.rstrip(" *_").endswith((":", "：")) or (
@@ -158,12 +163,14 @@ def _is_label(text: str) -> bool:
 
 
 def parse_names(answer: str, count: int) -> list[str]:
-    r"""At most `count` different names of up to four words and 60 characters from an answer: JSON, a table, lines or commas.
+    r"""At most `count` different names from an answer: JSON, a table, lines or commas.
+
+    A name has up to four words and 60 characters.
 
     What stands behind a name (a dash, a colon, brackets, bullets below it) explains it. A refusal holds no
     names.
 
-    >>> parse_names("Sure! Here are five classes you may like:\n1. **Wolf**: a wild dog\n2. red fox, coyote\n", 5)
+    >>> parse_names("Here are five classes you may like:\n1. **Wolf**: a wild dog\n2. red fox, coyote\n", 5)
     ['Wolf', 'red fox', 'coyote']
     """
     text = bare(answer)

@@ -1,4 +1,4 @@
-"""The quantised layers of a local MLLM: how each is computed on the CPU, and whether it computes what its weights say.
+"""The quantised layers of a local MLLM: how the CPU computes each, and whether it does so rightly.
 
 With AVX512-BF16 bitsandbytes repacks a 4-bit weight at its first use and computes in bfloat16, whatever the
 compute dtype; a layer that does not fit into the packed form fails. Other versions may bring other such
@@ -23,7 +23,7 @@ TOLERANCE_TF32, TOLERANCE_INT8 = 1e-2, 5e-2
 
 
 def fits_fast_path(out_features: int, in_features: int, blocksize: int, dtype: torch.dtype) -> bool:
-    """Whether a 4-bit layer may be packed for AVX512-BF16: its shape allows it, and bfloat16 is what was asked for.
+    """Whether a 4-bit layer may be packed for AVX512-BF16: its shape fits, and bfloat16 was asked for.
 
     >>> fits_fast_path(11008, 4096, 64, torch.bfloat16), fits_fast_path(128, 352, 64, torch.bfloat16)
     (True, False)
@@ -50,7 +50,7 @@ first_only = FirstOnly()
 
 
 def choose_paths(model: nn.Module) -> tuple[int, int]:
-    """Let those 4-bit layers take the fast path of the CPU that fit it, if CPU and bitsandbytes have one, and no others.
+    """Let the 4-bit layers that fit it take the fast path of the CPU, if there is one, and no others.
 
     Returns:
         How many 4-bit layers take the fast path, and how many the plain one: dequantise, then multiply in the
@@ -68,7 +68,9 @@ def choose_paths(model: nn.Module) -> tuple[int, int]:
 
 
 def check_layers(model: nn.Module, dtype: torch.dtype) -> int:
-    """Run one quantised layer of each kind on a small random input, and compare with the product with its dequantised weight.
+    """Compare one quantised layer of each kind with the product with its dequantised weight.
+
+    The input is small and random.
 
     Of one kind are layers of the same class, shape and path, all with a bias or all without. Weights stay as
     they are, but for the packing of the fast path: all that take it are packed here, so that nothing can

@@ -88,11 +88,17 @@ class Record:
         return [asked for asked, line in self._line.items() if line >= count]
 
     def go_on(self, count: int) -> None:
-        """A run that began at `count` lines goes on: it asks nothing again that it was answered itself, empty answers included."""
+        """Go on with a run that began at `count` lines.
+
+        Nothing is asked again that it was answered itself, empty answers included.
+        """
         self.answers.update({asked: self.said[asked] for asked in self.since(count)})
 
     def add(self, answered: Sequence[tuple[Asked, Answer]], write: bool = True) -> None:
-        """Take answers, and append those that are new to the file. OSError where that fails; they are in memory then."""
+        """Take answers, and append those that are new to the file.
+
+        An OSError where that fails; they are in memory then.
+        """
         lines = [
             self._take(asked, answer, recall=True) for asked, answer in answered if asked not in self.answers
         ]
@@ -100,7 +106,10 @@ class Record:
             self._append(lines)
 
     def forget(self, questions: Sequence[Asked], write: bool = True) -> None:
-        """Take back the answers to these questions, here and in the file: they will be asked again. OSError as in `add`."""
+        """Take back the answers to these questions, in memory and in the file, so that they are asked again.
+
+        An OSError as in `add`.
+        """
         lines = [self._take(asked, None, recall=False) for asked in questions if asked in self.said]
         if write:
             self._append(lines)
@@ -121,7 +130,10 @@ class Record:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The good lines of a record. ValueError, at the end, where a file has content and none of it is of a record."""
+    """The good lines of a record.
+
+    A ValueError, at the end, for a file that has content, none of which is of a record.
+    """
     good, bad, ours = 0, list[int](), True
     with path.open("rb") as lines:
         for number, text in enumerate(lines, 1):
@@ -188,7 +200,7 @@ def pixel_hash(image: Image) -> str:
 
 
 class ReplayMLLM:
-    """Answers from the record of an earlier run, to the last digit, with no model and no GPU; what is not in it fails.
+    """Answers from the record of an earlier run, with no model and no GPU; what is not in it fails.
 
     Empty answers are repeated too. At set-up a ValueError where there is no such file, or it does not hold
     the answers of exactly one (such) MLLM.

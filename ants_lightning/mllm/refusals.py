@@ -182,7 +182,7 @@ _EDGE = " \t\n\"'`“”‘’«»„*_#>-–—.:"
 
 
 def is_refusal(text: str) -> bool:
-    """Whether a text begins as a refusal, or as an error that came in place of an answer, in any of some thirty languages.
+    """Whether a text begins as a refusal, or as an error that came in place of an answer.
 
     >>> is_refusal("I'm sorry, but I can't help with that."), is_refusal("A sorry-looking dog")
     (True, False)
@@ -199,5 +199,5 @@ def is_courtesy(line: str) -> bool:
 
 
 def is_self_talk(text: str) -> bool:
-    """Whether a text begins as the thoughts of a model whose template opened them: "Okay, the user wants …"."""
+    """Whether a text begins as thoughts that a template opened: "Okay, the user wants …"."""
     return bool(_SELF_TALK.match(text.lstrip(_EDGE)))

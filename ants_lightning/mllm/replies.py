@@ -13,7 +13,9 @@ class NoAnswerError(ValueError):
 
 
 def read_answer(body: str) -> str:
-    """The text of a chat completion; "" where the model said nothing. What it thought, in a field of its own, is not read.
+    """The text of a chat completion; "" where the model said nothing.
+
+    What it thought, in a field of its own, is not read.
 
     NoAnswerError where the reply has another form, tells of an error, or was cut before the first word.
 
@@ -39,7 +41,9 @@ def read_answer(body: str) -> str:
 
 
 def model_names(body: str) -> list[str] | None:
-    """The names in a server's list of models; None where it is no such list. NoAnswerError where it is no JSON.
+    """The names in a server's list of models; None where it is no such list.
+
+    A NoAnswerError where it is no JSON.
 
     >>> model_names('{"object": "list", "data": [{"id": "llava:latest"}]}')
     ['llava:latest']

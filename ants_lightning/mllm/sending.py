@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns, run in an event loop and a thread of its own: a notebook has a loop running already.
+    """What a coroutine returns, run in a thread of its own: a notebook has an event loop running already.
 
     An exception here, such as Ctrl-C or SIGTERM while it is waited for, cancels the coroutine and all that it
     waits for, and is raised at once: a name that is being resolved cannot be cancelled, and is not waited
@@ -57,7 +57,7 @@ class Deadline(DefaultAsyncHttpxClient):
         self._seconds = seconds
 
     async def send(self, request: Any, **options: Any) -> Any:
-        """Send, and read the reply to its end; what the library raises at a time-out, where that takes too long."""
+        """Send, and read the reply to its end; raise the library's time-out where that takes too long."""
         try:
             return await asyncio.wait_for(super().send(request, **options), self._seconds)
         except (TimeoutError, asyncio.TimeoutError) as error:

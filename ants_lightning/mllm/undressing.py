@@ -93,7 +93,7 @@ _NO_TEXT_KEYS = (
 
 
 def bare(answer: str | None) -> str:
-    r"""An answer without thoughts, tags and control characters, in lines; "" where it was cut within its thoughts.
+    r"""An answer without thoughts, tags and control characters, in lines; "" where its thoughts have no end.
 
     Of thoughts the opening tag may be missing, as templates put it into the prompt.
 
@@ -138,7 +138,9 @@ def unfenced(text: str) -> str:
 
 
 def json_in(text: str, torn: bool) -> Any:
-    """The JSON of an answer, fenced or in prose: a list or an object, several of which in a row become a list; None without any.
+    """The JSON of an answer, fenced or in prose: a list or an object; None without any.
+
+    Several objects in a row become a list.
 
     What only begins like JSON is mended; with `torn` a last string that is not closed is left out.
     """
@@ -185,7 +187,10 @@ def strings(value: Any, depth: int = 4) -> Iterator[str]:
 
 
 def text_of(value: Any, depth: int = 4) -> str:
-    """The text in JSON: of an object that of the key which says so, or of its only string; of a list the first."""
+    """The text in JSON.
+
+    Of an object it is the value of the key that says so, or its only string; of a list the first.
+    """
     if isinstance(value, str) or not depth:
         return value if isinstance(value, str) else ""
     if isinstance(value, dict):
@@ -197,7 +202,10 @@ def text_of(value: Any, depth: int = 4) -> str:
 
 
 def names_of(value: Any, depth: int = 4) -> list[str]:
-    """The names in JSON: a list of them or of objects that each have one; an object that holds such a list; its keys otherwise."""
+    """The names in JSON.
+
+    They are a list of names, or of objects with a name each; an object that holds such a list; else its keys.
+    """
     if isinstance(value, list):
         return [name for item in value for name in ([item] if isinstance(item, str) else _name_of(item))]
     if not isinstance(value, dict) or not depth:

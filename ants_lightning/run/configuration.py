@@ -1,4 +1,4 @@
-"""The configuration of a test run: all that its results depend on, as plain JSON, and the differences between two."""
+"""The configuration of a test run: all that its results depend on, and the differences between two."""
 
 import json
 import math
@@ -21,7 +21,10 @@ _SHOWN = 60  # characters of a value
 
 
 def configuration_of(trainer: L.Trainer, model: ANTS) -> dict[str, Any]:
-    """Settings, names, words, weights, MLLM, precision, ranks and streams of a run that has started; words, weights as hashes."""
+    """All that the results of a run that has started depend on, as plain JSON.
+
+    That is settings, names, words, weights, MLLM, precision, ranks and streams; words and weights as hashes.
+    """
     memory = memory_of(trainer)
     settings = settings_of(model, memory)
     settings["model"].pop("text_cache", None)  # where features are kept changes none of them
@@ -54,7 +57,7 @@ def memory_of(trainer: L.Trainer) -> NegativeMemory | None:
 
 
 def stateful(trainer: L.Trainer) -> dict[str, Any]:
-    """The callbacks with `state()` and `restore(trainer, pl_module, state)`, by the name of their class and their number of it."""
+    """The callbacks with `state()` and `restore(trainer, pl_module, state)`, by class name and number."""
     found = dict[str, Any]()
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if hasattr(callback, "state") and hasattr(callback, "restore"):

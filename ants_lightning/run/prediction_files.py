@@ -1,4 +1,4 @@
-"""Rows of predictions in files: CSV and Parquet, written piece by piece, sorted and merged in little memory."""
+"""Rows of predictions in CSV and Parquet, written piece by piece, sorted and merged in little memory."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ FORMATS: dict[str, Any] = {".csv": CSVFile, ".parquet": ParquetFile}
 
 
 def merge(parts: Sequence[Path], target: Path, streams: Sequence[str]) -> None:
-    """Merge files of one format, each in order of (stream, index), into another; a few rows are in memory at a time.
+    """Merge files of one format, each in order of (stream, index), into another; few rows are in memory.
 
     Args:
         parts: the files, at least one.

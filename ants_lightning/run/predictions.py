@@ -43,7 +43,10 @@ def _path(path: str | None) -> str | None:
 
 
 def rows_of(stream: str, outputs: Mapping[str, Any]) -> list[Row]:
-    """The rows of a batch, by place in the stream: of its images, and of those that were lost, with the reason and no scores."""
+    """The rows of a batch by place in the stream.
+
+    Lost images have a row, too, with the reason and no scores.
+    """
     columns = {
         name: outputs[name] for name in (*BEFORE, "is_ood") if name != "stream" and outputs[name] is not None
     }
@@ -79,7 +82,7 @@ def rows_of(stream: str, outputs: Mapping[str, Any]) -> list[Row]:
 
 
 class PredictionWriter(L.Callback):
-    """Writes a row for every image that `trainer.predict` sees, lost ones too; memory does not grow with the stream.
+    """Writes a row for every image that `trainer.predict` sees, lost ones too, in constant memory.
 
     Each rank writes `<stem>.rank<r><suffix>` as the stream goes; at the end the first merges them in order of
     (stream, index). After an exception these parts stay and hold what was computed. Belongs after

@@ -1,4 +1,4 @@
-"""`Report`: `results.json` and the table at the end of a test run; `StreamProgressBar`: the adaptation as it goes."""
+"""`Report`: `results.json` and the table of a test run; `StreamProgressBar`: the adaptation as it goes."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ def build_results(
     model: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of `results.json` from `ANTS.results`, as fractions; groups are means over their streams."""
+    """The content of `results.json` from `ANTS.results`, as fractions; of groups the means over streams."""
     packages = ("ants-lightning", "torch", "lightning", "open_clip_torch", "transformers", "bitsandbytes")
     groups: dict[str, Any] = {}
     for group in dict.fromkeys(stream["group"] for stream in streams.values()):
@@ -73,7 +73,10 @@ def build_results(
 
 
 def settings_of(model: ANTS, memory: NegativeMemory | None) -> dict[str, Any]:
-    """All plain settings of a run that has started, by part, and its MLLM; long things (names, words, weights) by a hash."""
+    """All plain settings of a run that has started, by part, and its MLLM.
+
+    Long things (names, words, weights) stand as hashes.
+    """
     own = {**model.hparams, "class_names": model.class_names}
     words = {"nouns": model.vocabulary.nouns, "adjectives": model.vocabulary.adjectives}
     start = model.spaces.start

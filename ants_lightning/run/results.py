@@ -36,7 +36,7 @@ def write_results(folder: RunFolder, results: dict[str, Any]) -> list[str]:
 
 
 def rescue_results(folder: RunFolder, results: dict[str, Any], error: OSError) -> str:
-    """Keep results in the folder of temporary files, where they cannot be written to their own; what to tell of it."""
+    """Keep results in the folder of temporary files if need be; returns what to tell."""
     failed = f"{folder.path / RESULTS} could not be written: {error}"
     try:
         path = Path(tempfile.mkdtemp(prefix="ants_lightning-")) / RESULTS

@@ -11,7 +11,9 @@ logger = logging.getLogger(__name__)
 
 
 class SavedConfig(SaveConfigCallback):
-    """Writes the configuration to `config.yaml` in the folder of the run; to `config.run.yaml` where the first is somebody else's.
+    """Writes the configuration to `config.yaml` in the folder of the run.
+
+    It goes to `config.run.yaml` where the first is somebody else's.
 
     Where it cannot be written there is a warning. `fast_dev_run` writes nothing.
     """

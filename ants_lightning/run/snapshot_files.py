@@ -1,4 +1,4 @@
-"""Snapshots on disk: nested state as safetensors and JSON, written so that a torn or damaged one is noticed. No pickle."""
+"""Snapshots on disk: nested state as safetensors and JSON, without pickle; a damaged one is noticed."""
 
 import hashlib
 import json
@@ -20,7 +20,9 @@ _PARTIAL = ".partial-"
 
 
 def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
-    """Plain JSON of nested state: dicts with str keys, lists, tensors, strings, numbers, bools and None; `unpack` turns it back.
+    """Plain JSON of nested state; `unpack` turns it back.
+
+    A state has dicts with str keys, lists, tensors, strings, numbers, bools and None.
 
     Exactly the same comes back, to the last bit. The tensors go into `tensors`, by their path; those that are
     not on the CPU go back to the device that `unpack` is given. TypeError, with the path, for anything else.
@@ -70,7 +72,10 @@ def digest(content: bytes) -> str:
 
 
 def write_share(folder: Path, rank: int, about: Mapping[str, Any], state: Mapping[str, Any]) -> int:
-    """Write one rank's files of a snapshot, down to the disk; returns their size in bytes. OSError where they cannot be written."""
+    """Write one rank's files of a snapshot, down to the disk; returns their size in bytes.
+
+    An OSError where they cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = dict[str, Tensor]()
     tree = pack(state, tensors)
@@ -118,7 +123,7 @@ def read_share(folder: Path, rank: int) -> tuple[dict[str, Any], dict[str, Tenso
 
 
 def list_snapshots(root: Path) -> list[Path]:
-    """The snapshot folders below `root`, newest first: of a number, and with nothing in them but files of ranks."""
+    """The snapshot folders below `root`, newest first: numbered, with nothing in them but files of ranks."""
     found = [path for path in _numbered(root) if _only_shares(path) and any(path.iterdir())]
     return sorted(found, key=lambda path: int(path.name), reverse=True)
 
@@ -143,7 +148,10 @@ def _only_shares(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Remove a snapshot, or what there is of one, file by file; it stays where something else is in it, or the disk refuses."""
+    """Remove a snapshot, or what there is of one, file by file.
+
+    It stays where something else is in it, or the disk refuses.
+    """
     with suppress(OSError):
         if _only_shares(folder):
             for path in folder.iterdir():
@@ -157,7 +165,10 @@ def partial(root: Path, serial: int) -> Path:
 
 
 def publish(root: Path, serial: int, world: int, keep: int) -> None:
-    """Make the written snapshot visible, and remove all but the newest `keep`; OSError where the file of a rank is not there."""
+    """Make the written snapshot visible, and remove all but the newest `keep`.
+
+    An OSError where the file of a rank is not there.
+    """
     new = partial(root, serial)
     for rank in range(world):
         if not (new / f"rank{rank}.json").is_file():

@@ -25,7 +25,7 @@ _EXIT_CODE = 128 + signal.SIGTERM  # as of a process that the signal ended; Ligh
 
 
 class Snapshots(L.Callback):
-    """Writes all that the next batch of a test run depends on to `<trainer.default_root_dir>/snapshots`, and resumes from there.
+    """Keeps all that the next batch depends on in the folder `snapshots` of the run, and resumes from it.
 
     A snapshot is written when a run begins and every `every` batches; with one rank also when an exception
     ends the run. SIGTERM ends it with exit code 143: one rank at once, whatever is under way, several at
@@ -61,7 +61,10 @@ class Snapshots(L.Callback):
         self._terminated = self._writing = False
 
     def setup(self, trainer: L.Trainer, pl_module: ANTS, stage: str) -> None:  # type: ignore[override]
-        """Find and read the snapshot to resume from, before the loaders are made: they leave out the batches that are done."""
+        """Find and read the snapshot to resume from.
+
+        This is before the loaders are made, which leave out the batches that are done.
+        """
         if stage != "test":
             return
         pl_module.resume_at([])
@@ -104,7 +107,7 @@ class Snapshots(L.Callback):
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _on_sigterm(self, signum: int, frame: Any) -> None:
-        """End the run, where one rank has it alone: as Ctrl-C does, and `on_exception` writes what the batch began from."""
+        """End a run of one rank as Ctrl-C does; `on_exception` then writes what the batch began from."""
         if self._folder is None:  # no run any more: Lightning put this back as the handler that it had found
             signal.signal(signum, self._users_handler)
             os.kill(os.getpid(), signum)
@@ -145,12 +148,12 @@ class Snapshots(L.Callback):
         logger.info("no snapshot in %s: the run starts from the beginning", given)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: ANTS) -> None:  # type: ignore[override]
-        """Take SIGTERM over from Lightning, whose handler enters a collective that others may not reach; it undoes this."""
+        """Take SIGTERM over from Lightning, whose handler enters a collective that ranks may not reach."""
         if self._folder is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: ANTS) -> None:  # type: ignore[override]
-        """Compare the configurations and restore: after every `on_test_start` and before any batch, at each place in the list."""
+        """Compare the configurations and restore, after every `on_test_start` and before any batch."""
         if self._folder is None:
             return
         everywhere = gather_json([float(n) for n in trainer.num_test_batches])
@@ -179,7 +182,10 @@ class Snapshots(L.Callback):
             memory.guard.restore(state["guard"])
 
     def _begin(self, trainer: L.Trainer, pl_module: ANTS) -> None:
-        """Write what the run starts from: with it, answers recorded before the next snapshot are known to be this run's own."""
+        """Write what the run starts from.
+
+        With it, answers recorded before the next snapshot are known to be this run's own.
+        """
         self._capture(trainer, pl_module, [0])
         memory = memory_of(trainer)
         if memory:
@@ -300,7 +306,7 @@ class Snapshots(L.Callback):
                 )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """The run ended well (Lightning calls this after no other): remove its snapshots, unless its results were not written."""
+        """Remove the snapshots of a run that ended well, unless its results were not written."""
         if stage != "test" or self._folder is None:
             return
         if self.n_failed:

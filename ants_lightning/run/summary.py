@@ -45,7 +45,7 @@ NOTES = {
 
 
 class Value(NamedTuple):
-    """A metric over the seeds, as a fraction: mean, sample standard deviation (n - 1; None for one seed), how many."""
+    """A metric over the seeds, as a fraction: mean, sample standard deviation (None for one seed), number."""
 
     mean: float
     std: float | None
@@ -58,7 +58,7 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """What a column tells: of a `stream`, of a `set` in a mixed stream, the mean of a `group`, or the `mean` of all streams."""
+    """What a column is of: a `stream`, a `set` in a mixed stream, a `group`, or all streams (`mean`)."""
 
     kind: str
     name: str
@@ -170,7 +170,7 @@ def _check_scores(part: Any, where: str) -> None:
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> list[Summary]:
-    """Group the runs which differ only by seed (same benchmark, model, settings and streams), in order, and average each group.
+    """Group the runs that differ only by seed, in order, and average each group.
 
     A seed that comes twice in a group shows that its runs differ otherwise too: then each of them is a
     summary of its own. A note tells the settings in which several summaries differ.
@@ -198,7 +198,7 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[Summary]:
 
 
 def _settings(run: dict[str, Any]) -> dict[str, str]:
-    """`part.name` or `part.group.name` to value, as JSON; without seeds, and without what changes no result."""
+    """Settings by `part.name` or `part.group.name`, as JSON, without seeds and what changes no result."""
     known = _flat(run.get("settings") or {})
     told = ((key, value) for key, value in known if key not in IDLE and not key.endswith(".seed"))
     return {key: json.dumps(value, ensure_ascii=False) for key, value in told}
@@ -280,7 +280,7 @@ def _warnings(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def _published(run: dict[str, Any], kind: str, name: str) -> dict[str, dict[str, Any]]:
-    """By score: the figures for this stream of this benchmark, or for a mean of it if the run has all the sets of that mean."""
+    """Published figures by score, for this stream, or for a mean if the run has all sets of that mean."""
     known = json.loads((files("ants_lightning") / "assets" / "published.json").read_text(encoding="utf-8"))
     figures = known.get(run.get("benchmark"), {}).get(name, {})
     if not figures or kind == "set" or (kind == "stream") == ("sets" in figures):

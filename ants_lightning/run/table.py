@@ -58,7 +58,7 @@ LATEX = {
 def _grid(
     columns: Sequence[Column], scores: Sequence[str], metrics: Sequence[str]
 ) -> list[tuple[str, list[Cell]]]:
-    """Title and cells, one a score, of each column; a column with published figures is followed by one that tells them."""
+    """Title and cells, one a score, of each column; published figures follow their column."""
     grid = []
     for column in columns:
         sound = [values for score, values in column.values.items() if score not in column.meaningless]
@@ -91,7 +91,9 @@ def _scores(summary: Summary) -> list[str]:
 
 
 def build_table(summary: Summary, metrics: Sequence[str] = DEFAULT, width: int = 120) -> Table:
-    """Scores × streams and means, in percent, the best of each column in bold, in as many blocks as `width` asks for; then notes.
+    """Scores × streams and means, in percent, in blocks that fit `width`; then notes.
+
+    The best of each column is bold.
 
     Above stands, in red, what makes figures meaningless; these have the mark `!` and are never the best.
     Names are shown as they are, but for control characters: nothing in them is taken for rich's markup.
@@ -194,7 +196,7 @@ def _latex(text: str) -> str:
 
 
 def to_csv(summaries: Sequence[Summary], metrics: Sequence[str] = DEFAULT) -> str:
-    """One row for each table, column, score and metric; `mean`, `std` and `published` in percent, empty where there is none.
+    """One row for each table, column, score and metric; `mean`, `std` and `published` in percent or empty.
 
     A text that a spreadsheet would take for a formula (`=`, `+`, `-` or `@` first) gets an apostrophe before
     it.
@@ -236,7 +238,7 @@ def _cell(text: Any) -> str:
 
 
 def show(summaries: Sequence[Summary], form: str, metrics: Sequence[str], console: Console) -> None:
-    """Write the tables to the console's file: `rich` in its width, `markdown`, `csv` and `latex` as they are."""
+    """Write the tables to the console: `rich` in its width; `markdown`, `csv` and `latex` as they are."""
     if form == "rich":
         for summary in summaries:
             console.print(build_table(summary, metrics, console.width))

@@ -5,7 +5,7 @@ from typing import Any, TextIO
 
 
 class Lenient:
-    """A text stream that writes "?" for what its encoding has no place for, where the stream itself would raise.
+    """A text stream that writes "?" for what its encoding cannot express, in place of raising.
 
     Args:
         stream: None: what `sys.stdout` is at the time.

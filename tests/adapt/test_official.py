@@ -113,7 +113,8 @@ def test_the_bank_admits_by_the_threshold_of_its_time():
     bank.add(bank_rows([0.01, 0.03, 0.5, 0.95, 0.95, 0.95, 0.95]))
     assert bank.rows["index"].tolist() == bank.mine().tolist() == [0, 1, 2] and bank.gamma_star == 0.8
     assert bank.predicted.tolist() == [3, 2, 2, 0, 0]
-    bank.move_gamma_star()  # counts 2, 0, …, 1, …, 4: the largest jump is at 0.9; the median of three scores below is 0.03
+    # Counts 2, 0, …, 1, …, 4: the largest jump is at 0.9; the median of the three scores below is 0.03.
+    bank.move_gamma_star()
     assert bank.gamma_star == pytest.approx(0.03)
     bank.add(bank_rows([0.02, 0.5], first=7))
     assert bank.rows["index"].tolist() == [0, 1, 2, 7] and bank.n_negative == 3

@@ -511,10 +511,12 @@ class Evens:
 
 folder = Path(sys.argv[1])
 trainer = L.Trainer(
-    accelerator="cpu", devices=2, logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+    accelerator="cpu", devices=2, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+    enable_model_summary=False,
 )
 data, module = TensorDataset(torch.arange(101)), Module()
-loaders = [DataLoader(data, 8), DataLoader(data, 5, sampler=Evens(range(0, 101, 2))), DataLoader(data, 3, sampler=[42])]
+loaders = [DataLoader(data, 8), DataLoader(data, 5, sampler=Evens(range(0, 101, 2)))]
+loaders.append(DataLoader(data, 3, sampler=[42]))
 logging.getLogger("ants_lightning").setLevel(logging.INFO)
 logging.basicConfig()
 trainer.test(module, loaders, verbose=False)

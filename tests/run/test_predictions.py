@@ -437,10 +437,11 @@ from ants_lightning.demo.shapes import ID_CLASSES
 
 
 def main(folder, world):
+    memory = NegativeMemory(schedule={"every": 1})
     trainer = L.Trainer(
-        accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder,
-        callbacks=[NegativeMemory(schedule={"every": 1}), PredictionWriter(), PredictionWriter(path="p.parquet")],
+        accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", logger=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        callbacks=[memory, PredictionWriter(), PredictionWriter(path="p.parquet")],
     )
     model = ANTS(demo.CLIP, negatives={"nouns": demo.WORDS["nouns"]}, threshold="auto")
     trainer.predict(model, FolderDataModule(folder + "/pictures", list(ID_CLASSES), 4 // world, 0))

@@ -278,7 +278,8 @@ import lightning as L
 from ants_lightning import NegativeMemory
 from test_report import Report, StreamProgressBar, make_model, named
 
-callbacks = [NegativeMemory(schedule={"every": 1, "min_images": 1}), StreamProgressBar({"force_terminal": True}), Report()]
+memory = NegativeMemory(schedule={"every": 1, "min_images": 1})
+callbacks = [memory, StreamProgressBar({"force_terminal": True}), Report()]
 trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir=sys.argv[2], callbacks=callbacks)
 trainer.test(make_model(), named("λ 犬"), verbose=False)
 """

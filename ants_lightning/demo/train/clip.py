@@ -1,4 +1,4 @@
-"""Train a miniature open_clip model on the demo world: the detector's, or the one whose image tower becomes the LLaVA's eyes."""
+"""Train a miniature open_clip model on the demo world: the detector's, or the one with the LLaVA's eyes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _sincos(side: int, width: int) -> Tensor:
 
 
 class _Loss(nn.Module):
-    """Contrast of images and captions, the object among all object names, and what each part of an image shows.
+    """The loss: contrast of images and captions, the object among all names, what each part shows.
 
     One label an image teaches shapes slowly. So every part of the feature map (a ViT's patches, a ResNet's
     third layer) also tells its part of the object's mask and, where it shows some of it, the object's name.
@@ -178,7 +178,9 @@ SHOWN = [*OBJECTS * 4, *TEXTURES, *SCENES]
 def train_clip(
     name: str, images: int, seed: int, folder: Path, start: Path | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Train `VISION[name]` on this many fresh images and save it to `folder`; returns what the model card tells.
+    """Train `VISION[name]` on this many fresh images and save it to `folder`.
+
+    Returns what the model card tells.
 
     Objects stand on plain colours at first, and for the last 40 % of the images where they do in the streams:
     mostly where they are usually found. From the model in `start` it goes on as at that end, with 0.6 times

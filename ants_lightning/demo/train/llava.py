@@ -1,4 +1,4 @@
-"""Train the miniature LLaVA: stock classes, the eyes of a trained CLIP (frozen), a small Llama that learns to describe."""
+"""Train the miniature LLaVA: the frozen eyes of a trained CLIP, and a small Llama that learns to describe."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def build_processor() -> LlavaProcessor:
 
 
 def build_llava(eyes: Path, vocabulary: int, start: Path | None = None) -> LlavaForConditionalGeneration:
-    """A LLaVA with the image tower of the open_clip model in `eyes`, and a fresh projector and Llama, or those in `start`."""
+    """A LLaVA with the image tower of the open_clip model in `eyes`.
+
+    Projector and Llama are fresh, or those in `start`.
+    """
     v = VISION["eyes"]
     vision = CLIPVisionConfig(
         hidden_size=v["width"],
@@ -190,7 +193,7 @@ def _encode(
 def train_llava(
     eyes: Path, images: int, seed: int, folder: Path, start: Path | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Train on this many fresh images, one caption each, and a batch of class names to every 8 of images; save to `folder`.
+    """Train on this many fresh images, with a batch of class names for every 8 of images; save to `folder`.
 
     Objects stand and `start` goes on as in `train_clip`.
     """

@@ -1,4 +1,4 @@
-"""The optimisers of the training: Muon for the matrices of transformer layers, AdamW for the rest, one schedule for both."""
+"""The optimisers of the training: Muon for the matrices of transformer layers, AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ MUON_RATE = 0.01
 
 
 class Muon(Optimizer):
-    """Momentum made orthogonal, for matrices (Jordan et al., "Muon", 2024): each direction of a step has the same length.
+    """Momentum made orthogonal, for matrices (Jordan et al., "Muon", 2024).
+
+    Each direction of a step has the same length.
 
     `torch.optim.Muon` works in bfloat16, which the CPUs that this is trained on have no instructions for: a
     step of the eyes took 2.5 times as long. Here matrices of one shape go together, in float32, and q, k and
@@ -52,7 +54,7 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices `(n, a, b)` with their singular values brought near 1 (0.7 to 1.2) by five steps of Newton and Schulz."""
+    """Bring the singular values of matrices `(n, a, b)` near 1 (0.7 to 1.2) by five Newton-Schulz steps."""
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.mT

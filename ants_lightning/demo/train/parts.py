@@ -1,4 +1,4 @@
-"""The three parts of the demo's training: the detector's CLIP, the CLIP that becomes the eyes of the LLaVA, and the LLaVA."""
+"""The three parts of the demo's training: the detector's CLIP, the CLIP with the LLaVA's eyes, the LLaVA."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ ROUNDS = [
     [("llava", 1)],
 ]  # what is trained side by side
 KINDS = {"ID": ID_CLASSES, "near": NEAR_CLASSES, "textures": list(TEXTURES), "scenes": SCENES}
-FRESH = 900  # the first seed of the images that the accuracies are measured on; the stages are the seeds of the training
+# The first seed of the images that the accuracies are measured on; the seeds of the training are the stages.
+FRESH = 900
 
 
 def begin(threads: int) -> None:
