@@ -1,6 +1,8 @@
+import fault_parts
 import lightning as L
 import pytest
 import torch
+from faulty import Faults
 from small import merged
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
@@ -41,3 +43,13 @@ def run(small_demo, tmp_path):
         return memory, model, report.results
 
     return run
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory):
+    return Faults(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="module")
+def uncached(faults, tmp_path_factory):
+    return fault_parts.run(faults.data(), tmp_path_factory.mktemp("uncached"))

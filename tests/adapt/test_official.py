@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from cli_parts import ROOT
 from small import merged
-from test_cli import ROOT
 
 from ants_lightning import NegativeMemory
 from ants_lightning.adapt.bank import MemoryBank

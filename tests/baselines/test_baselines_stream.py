@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_baselines import drawn_order, grouped_score, logits, look, make_inputs, rows, softmax
+from baseline_parts import drawn_order, grouped_score, logits, look, make_inputs, rows, softmax
 
 from ants_lightning.baselines import TANL, AdaNeg, adaneg
 

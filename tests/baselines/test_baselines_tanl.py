@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_baselines import encode, logits, look, lse, make_inputs, rows, softmax
+from baseline_parts import encode, logits, look, lse, make_inputs, rows, softmax
 from test_baselines_stream import NAMES, WORDS, learn, stream
 
 from ants_lightning.baselines import TANL

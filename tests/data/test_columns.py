@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from cli_parts import ROOT
 from small import merged
-from test_cli import ROOT
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
 from ants_lightning.baselines import CSP, EOE, GLMCM, TANL, AdaNeg, Baseline, Energy, MaxLogit

@@ -1,46 +1,21 @@
-"""The feature cache: encoded once, the same results, and nothing stale is used."""
+"""The feature cache: encoded once, the same results."""
 
 import json
-import shutil
 
 import lightning as L
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from feature_parts import QUIET, make_data, make_model
 from small import merged
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
 from ants_lightning.cli import Trainer, main
-from ants_lightning.data import OODDataModule
 from ants_lightning.data.feature_files import FeatureCache, set_identity
 from ants_lightning.data.features import FeatureStream, tower_identity
 from ants_lightning.data.streams import MixedStream
 from ants_lightning.demo.controls import PerfectCaptions
 from ants_lightning.demo.scenery import SCENES, TEXTURES
 from ants_lightning.demo.shapes import ID_CLASSES
-
-
-def make_data(features=None, seed=7, **settings):
-    drawn = [
-        demo.DrawnImages(names, 48, 70 + i) for i, names in enumerate((ID_CLASSES, list(TEXTURES), SCENES))
-    ]
-    return OODDataModule(
-        drawn[0],
-        near={"tex/tures": drawn[1]},
-        far={"scenes": drawn[2]},
-        batch_size=16,
-        num_workers=0,
-        seed=seed,
-        features=None if features is None else str(features),
-        **settings,
-    )
-
-
-def make_model(**settings):
-    return ANTS(demo.CLIP, **merged(settings, demo.SETTINGS["model"]))
-
-
-QUIET = dict(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
 
 
 def adapt(data, root, model=None, mllm=True, **quiet):
@@ -50,13 +25,6 @@ def adapt(data, root, model=None, mllm=True, **quiet):
         model, data, verbose=False
     )
     return memory, model, report.results
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("features")
-    Trainer(**QUIET).encode(make_model(), make_data(folder))
-    return folder
 
 
 def flat(results):
@@ -156,7 +124,7 @@ def test_a_set_is_known_by_its_paths_and_images():
 
 
 def test_the_command_encodes_and_tests(tmp_path, monkeypatch):
-    from test_cli import ROOT
+    from cli_parts import ROOT
 
     monkeypatch.chdir(ROOT)
     words = [
@@ -198,216 +166,3 @@ def test_only_our_data_module_with_a_folder_is_encoded():
         Trainer(**QUIET).encode(make_model(), make_data())
     with pytest.raises(ValueError, match="not LightningDataModule"):
         Trainer(**QUIET).encode(make_model(), L.LightningDataModule())
-
-
-def told(folder, data=None):
-    """ID accuracy of a run from features, and the labels that it had."""
-    model = make_model()
-    L.Trainer(**QUIET, callbacks=[Report()], default_root_dir=folder.parent / "run").test(
-        model, data, verbose=False
-    )
-    return model.results["scenes"]["id_accuracy"]
-
-
-@pytest.fixture
-def copy(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "features")
-    return tmp_path / "features"
-
-
-def test_labels_that_were_corrected_after_encoding_count(copy):
-    data = make_data(copy)
-    right = told(copy, data)
-    data.id_set.labels = [(label + 1) % len(ID_CLASSES) for label in data.id_set.labels]
-    assert told(copy, data) < 0.2 < right
-    data.id_set.labels = ["star"] * 47 + [0]  # told, and some are no numbers: the items say what is wrong
-    with pytest.raises(ValueError, match=r"image 0 of the ID set .* has the label 'star'"):
-        told(copy, data)
-    data.id_set.labels = demo.DrawnImages(ID_CLASSES, 48, 70).labels
-    data.id_set.labels[30] = float("nan")  # no image that is looked at
-    with pytest.raises(
-        ValueError, match=r"id: label of image 30 is no whole number: it must be a number 0…C-1"
-    ):
-        told(copy, data)
-    data.id_set.labels[30] = -1
-    with pytest.raises(ValueError, match="id: label of image 30 is -1"):
-        told(copy, data)
-
-
-class Untold(torch.utils.data.Dataset):
-    """Tells no labels but with the images."""
-
-    def __init__(self, drawn, change=lambda label: label):
-        self.drawn, self.change = drawn, change
-
-    def __len__(self):
-        return len(self.drawn)
-
-    def __getitem__(self, i):
-        image, label = self.drawn[i]
-        return image, self.change(label)
-
-
-class TargetTransformed(Untold):
-    """Tells labels that are not those of its items."""
-
-    @property
-    def targets(self):
-        return self.drawn.labels
-
-
-@pytest.mark.parametrize("kind", [Untold, TargetTransformed])
-def test_labels_that_are_not_told_are_compared_where_images_are_looked_at(tmp_path, kind):
-    data = make_data(tmp_path / "features")
-    data.id_set = kind(data.id_set, lambda label: (label + 2) % len(ID_CLASSES))
-    data.class_names = ID_CLASSES
-    Trainer(**QUIET).encode(make_model(), data)
-    told(tmp_path / "features", data)
-    first = data.id_set[0][1]
-    data.id_set.change = lambda label: (label + 3) % len(ID_CLASSES)
-    with pytest.raises(
-        ValueError,
-        match=rf"id: label of image 0 was {first} when it was encoded, now {data.id_set[0][1]}: run",
-    ):
-        told(tmp_path / "features", data)
-    Trainer(**QUIET).encode(make_model(), data)  # encodes it anew
-    told(tmp_path / "features", data)
-    if kind is TargetTransformed:
-        data.id_set.drawn.labels[30] += 1  # the column is not that of the items, but it has changed
-        with pytest.raises(ValueError, match="id: label of image 30 was"):
-            told(tmp_path / "features", data)
-
-
-def test_labels_of_ood_sets_are_not_looked_at(tmp_path):
-    data = make_data(tmp_path / "features")
-    data.ood_sets["scenes"] = Untold(data.ood_sets["scenes"], lambda label: "a scene")
-    data.ood_sets["tex/tures"] = Untold(data.ood_sets["tex/tures"], lambda label: None)
-    assert len(Trainer(**QUIET).encode(make_model(), data)) == 3
-    assert told(tmp_path / "features", data) > 0.2
-    data.id_set = Untold(data.id_set, lambda label: "star")
-    with pytest.raises(ValueError, match=r"image \d+ of the ID set \(Untold\) has the label 'star'"):
-        Trainer(**QUIET).encode(make_model(), data)
-
-
-def swap(folder):
-    a, b = folder / "ood%20scenes.safetensors", folder / "ood%20tex%2Ftures.safetensors"
-    content = a.read_bytes()
-    a.write_bytes(b.read_bytes())
-    b.write_bytes(content)
-
-
-def rewrite(name, change):
-    def do(folder):
-        columns = load_file(folder / f"{name}.safetensors")
-        save_file(
-            {key: column.contiguous() for key, column in change(columns).items()},
-            folder / f"{name}.safetensors",
-        )
-
-    return do
-
-
-def tear(name, keep):
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:keep])
-
-
-DAMAGE = {
-    "swapped": (swap, "ood%20scenes.safetensors does not hold what was encoded"),
-    "shifted": (
-        rewrite("id", lambda c: {**c, "features": c["features"].roll(1, 0)}),
-        "id.safetensors does not hold",
-    ),
-    "scaled": (rewrite("id", lambda c: {**c, "features": c["features"] * 3}), "id.safetensors does not hold"),
-    "one bit": (
-        rewrite("id", lambda c: {**c, "features": c["features"].nextafter(torch.tensor(1.0))}),
-        "id.safetensors does not hold",
-    ),
-    "labels": (rewrite("id", lambda c: {**c, "label": c["label"].flip(0)}), "id.safetensors does not hold"),
-    "half": (
-        rewrite("ood%20scenes", lambda c: {k: v[:24] for k, v in c.items()}),
-        "ood%20scenes.safetensors does not hold",
-    ),
-    "no column": (
-        rewrite("ood%20scenes", lambda c: {"label": c["label"]}),
-        "ood%20scenes.safetensors does not hold",
-    ),
-    "torn": (tear("ood%20scenes.safetensors", 3000), "ood%20scenes.safetensors cannot be read"),
-    "empty": (tear("id.safetensors", 0), "id.safetensors cannot be read"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_file_that_is_not_what_was_written_is_named_and_encoded_anew(copy, damage):
-    before = told(copy, make_data(copy))
-    do, match = DAMAGE[damage]
-    do(copy)
-    with pytest.raises(ValueError, match=f"features: .*{match}.*ants-lightning encode"):
-        told(copy, make_data(copy))
-    again = Trainer(**QUIET).encode(make_model(), make_data(copy))
-    assert again == (
-        ["ood tex/tures", "ood scenes"]
-        if damage == "swapped"
-        else ["id" if "id.safe" in match else "ood scenes"]
-    )
-    assert told(copy, make_data(copy)) == before
-
-
-@pytest.mark.parametrize(
-    "content", ['{"made_by": "ants_lightning", "ki', "[1, 2]", '{"weight_map": {}}', "\xff", "[" * 100_000]
-)
-def test_an_index_that_is_torn_or_of_others_is_named_and_stays(copy, content):
-    (copy / "index.json").write_text(content, "latin-1")
-    for run in (
-        lambda: told(copy, make_data(copy)),
-        lambda: Trainer(**QUIET).encode(make_model(), make_data(copy)),
-    ):
-        with pytest.raises(
-            ValueError, match=r"index\.json is no index of a feature cache, or damaged .* take it away"
-        ):
-            run()
-    assert (copy / "index.json").read_text("latin-1") == content
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "text", "link"])
-def test_files_of_others_in_the_folder_are_never_written_over(tmp_path, monkeypatch, kind):
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    theirs = folder / "ood%20scenes.safetensors"
-    if kind == "link":
-        theirs.symlink_to(tmp_path / "another disk")
-    elif kind == "text":
-        theirs.write_text("mine")
-    else:
-        save_file({"weight": torch.zeros(3)}, theirs)
-    before = None if kind == "link" else theirs.read_bytes()
-    monkeypatch.setattr(ANTS, "encode", lambda *_: pytest.fail("work was done first"))
-    with pytest.raises(
-        ValueError, match=r"ood%20scenes\.safetensors is not of `ants-lightning encode`, and is left as it is"
-    ):
-        Trainer(**QUIET).encode(make_model(), make_data(folder))
-    assert theirs.is_symlink() if kind == "link" else theirs.read_bytes() == before
-    assert sorted(path.name for path in folder.iterdir()) == [theirs.name]
-
-
-def test_any_name_of_a_set_and_other_files_beside_it(tmp_path):
-    folder = tmp_path / "features"
-    folder.mkdir()
-    (folder / "notes.txt").write_text("mine")
-    names = ["n" * 300, "..", "", "\U0001f600" * 100, "a\0b", "a/b", "id", "id.rank0"]
-    data = make_data(folder)
-    data.ood_sets = {name: demo.DrawnImages(SCENES, 6, i) for i, name in enumerate(names)}
-    assert Trainer(**QUIET).encode(make_model(), data) == ["id", *(f"ood {name}" for name in names)]
-    assert Trainer(**QUIET).encode(make_model(), data) == []
-    files = sorted(path.name for path in folder.iterdir())
-    assert (
-        len(files) == len(names) + 3
-        and (folder / "notes.txt").read_text() == "mine"
-        and max(map(len, files)) < 200
-    )
-
-
-def test_a_folder_that_cannot_be_written_is_an_error_before_the_work(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("no folder")
-    monkeypatch.setattr(ANTS, "encode", lambda *_: pytest.fail("work was done first"))
-    with pytest.raises(OSError, match="file"):
-        Trainer(**QUIET).encode(make_model(), make_data(tmp_path / "file"))

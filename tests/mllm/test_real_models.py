@@ -1,19 +1,14 @@
-"""The real architectures (CLIP ViT-B/16, LLaVA-1.5 in NF4) with random weights on photographs; real CLIP
-features.
-"""
+"""The real architectures (CLIP ViT-B/16, LLaVA-1.5 in NF4) with random weights on photographs."""
 
 import json
 import math
-import runpy
-from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from sklearn.metrics import roc_auc_score
+from real_parts import PACK
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch.utils.data import Dataset
 from transformers import (
@@ -28,15 +23,16 @@ from transformers import (
 
 from ants_lightning import ANTS, NegativeMemory, Report
 from ants_lightning.data import OODDataModule
-from ants_lightning.method.scores import mcm_score
-from ants_lightning.metrics import detection_metrics
 from ants_lightning.mllm import DESCRIBE_PROMPT, SIMILAR_PROMPT, TransformersMLLM
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-PACK, FEATURES = DATA / "openood_pack", DATA / "clip_vitb32_features.npz"
 SIZE, PATCH = 336, 14
+
+
 NOUNS = ["anchor", "lamp", "meadow", "violin", "cloud", "engine", "carpet", "bridge", "ladder", "window"]
+
+
 ADJECTIVES = ["striped", "dotted", "shiny", "wooden", "foggy", "green"]
+
 
 # That of LLaVA-1.5: "USER: <image>\n… ASSISTANT:".
 CHAT = (
@@ -292,36 +288,3 @@ def test_language_model_alone_is_in_four_bits(llava):
     assert any(name.startswith("model.vision_tower.") for name in outer)
     assert any(name.startswith("model.multi_modal_projector.") for name in outer)
     assert {p.quant_type for p in mllm.model.parameters() if hasattr(p, "quant_type")} == {"nf4"}
-
-
-@pytest.mark.skipif(not FEATURES.is_file(), reason=f"no CLIP features at {FEATURES}")
-def test_mcm_on_real_clip_features():
-    with np.load(FEATURES) as file:
-        keys = ("imagenet_text_b", "imagenet_img", "dtd_test_img")
-        text, known, unknown = (F.normalize(torch.from_numpy(file[key]).float(), dim=1) for key in keys)
-    scores = mcm_score(torch.cat([known, unknown]), text, temperature=1.0)
-    is_ood = torch.arange(len(scores)) >= len(known)
-    found = detection_metrics(scores, is_ood)
-    assert 100 * found["auroc"] == pytest.approx(85.2, abs=0.1)
-    assert 100 * found["fpr95"] == pytest.approx(59.4, abs=0.1)
-
-
-@pytest.mark.skipif(not FEATURES.is_file(), reason=f"no CLIP features at {FEATURES}")
-def test_baselines_on_real_clip_features_through_the_feature_path(tmp_path):
-    run = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks/real_features.py"))["run"]
-    results, _ = run(FEATURES, batch_size=256, names=["dtd"], root=tmp_path)
-    stream = results["streams"]["dtd"]
-    assert (stream["n_id"], stream["n_ood"]) == (4000, 1692)
-    assert list(stream["scores"]) == ["mcm", "neglabel", "max_logit", "energy", "adaneg", "tanl"]
-    assert 100 * stream["scores"]["mcm"]["auroc"] == pytest.approx(85.2, abs=0.1)
-    assert 100 * stream["scores"]["mcm"]["fpr95"] == pytest.approx(59.4, abs=0.1)
-    assert stream["scores"]["tanl"]["auroc"] > stream["scores"]["neglabel"]["auroc"]
-    with np.load(FEATURES) as file:  # energy and max-logit again, from NumPy
-        text, known, unknown = (
-            file[key].astype(np.float64) for key in ("imagenet_text_b", "imagenet_img", "dtd_test_img")
-        )
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (text, known, unknown)]
-    logits = np.concatenate(unit[1:]) @ unit[0].T / 0.01
-    is_ood = np.arange(len(logits)) >= len(known)
-    for name, score in (("max_logit", -logits.max(1)), ("energy", -np.logaddexp.reduce(logits, axis=1))):
-        assert stream["scores"][name]["auroc"] == pytest.approx(roc_auc_score(is_ood, score), abs=1e-5)

@@ -1,0 +1,3 @@
+"""Settings of ordinary Python."""
+
+NAMES = ["star", "ring"]
