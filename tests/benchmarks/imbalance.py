@@ -1,13 +1,12 @@
-"""Streams that are not half and half: what adaptation does to them, with and without the guard
-(`schedule.min_separation`).
+"""Streams that are not half and half: what adaptation does to them, with and without the guard.
 
-    python tests/benchmarks/imbalance.py --seeds 211 212 213 --guard off 0.8 python
-    tests/benchmarks/imbalance.py --seeds 211 212 213 --init neglabel python tests/benchmarks/imbalance.py
-    --seeds 211 --separation --real ../shared/data/clip_vitb32_features.npz
+    python tests/benchmarks/imbalance.py --seeds 211 212 213 --guard off 0.8
+    python tests/benchmarks/imbalance.py --seeds 211 212 213 --init neglabel
+    python tests/benchmarks/imbalance.py --seeds 211 --separation --real <features.npz>
 
 The demo's CLIP and LLaVA (NF4) with the settings of configs/demo.yaml; `--init neglabel`: an ENS queue as by
 default, M = 10,000, that starts with N_nl. Images are encoded once a seed, and what the LLaVA said is
-recorded, in `--root`. Prints Markdown, means over the seeds. `--separation`: only `mining.separation` of
+recorded, in `--root`. Prints Markdown, means over the seeds. `--separation`: only `otsu.separation` of
 histories by share of OOD images, with `--real` those of CLIP features too.
 """
 
@@ -22,108 +21,19 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
+from imbalance_streams import KINDS, REFERENCE, STREAMS, WINDOWS, Parts, Pools
 from sklearn.metrics import roc_auc_score
 
 from ants_lightning import ANTS, NegativeMemory
 from ants_lightning.common.groups import changed
-from ants_lightning.data.features import FeatureCache, FeatureStream, encode_sets, tower_identity
-from ants_lightning.demo import CLIP, LLAVA, SETTINGS, DrawnImages
-from ants_lightning.demo.scenery import SCENES, TEXTURES
-from ants_lightning.demo.shapes import ID_CLASSES, NEAR_CLASSES
+from ants_lightning.data.features import FeatureStream
+from ants_lightning.demo import CLIP, LLAVA, SETTINGS
+from ants_lightning.demo.shapes import ID_CLASSES
 from ants_lightning.method.negatives import mine_negative_images
 from ants_lightning.method.otsu import otsu_cut, separation
 from ants_lightning.mllm import TransformersMLLM
 
-N = 2000  # images of most streams
-POOLS = {"id": (ID_CLASSES, 5600), "near": (NEAR_CLASSES, N), "far": ([*TEXTURES, *SCENES], N)}
-KINDS = list(POOLS)
-REFERENCE = "50 % near and far"
-
-
-def share(kind, percent):
-    ood = N * percent // 100
-    return [{"id": N - ood, kind: ood}]
-
-
-STREAMS = {  # parts one after another; the images of a part are mixed
-    REFERENCE: [{"id": N // 2, "near": N // 4, "far": N // 4}],
-    "ID only": [{"id": N}],
-    **{
-        f"{percent} % {kind}": share(kind, percent) for kind in ("near", "far") for percent in (1, 10, 50, 90)
-    },
-    **{f"{kind} only": [{kind: N}] for kind in ("near", "far")},
-    **{f"5,000 ID, then 50 % {kind}": [{"id": 5000}, {"id": 600, kind: 600}] for kind in ("near", "far")},
-    "near, then far": [{"id": 600, "near": 600}, {"id": 600, "far": 600}],
-    "far, then near": [{"id": 600, "far": 600}, {"id": 600, "near": 600}],
-    **{f"blocks of ID and {kind}": [{"id": 200}, {kind: 200}] * 5 for kind in ("near", "far")},
-}
-LATE = ((0, 1000), (4000, 5000), (5000, 5128), (5128, 5600), (5600, 6200))
-HALFWAY = ((0, 1000), (1200, 1328), (1328, 1800), (1800, 2400))
-WINDOWS = {
-    **dict.fromkeys(("5,000 ID, then 50 % near", "5,000 ID, then 50 % far"), LATE),
-    **dict.fromkeys(("near, then far", "far, then near"), HALFWAY),
-}
 INITS = {"empty": {}, "neglabel": {"ens": {"init": "neglabel", "size": 10_000}}}
-
-
-class Parts:
-    """A stream of `parts`; images are taken from the front of each pool, so that longer streams hold those
-    of shorter ones.
-    """
-
-    ood_names = ("near", "far")
-
-    def __init__(self, sets, parts, seed):
-        self.sets, self.places, starts = (
-            list(sets.values()),
-            [],
-            [0, *torch.tensor([len(s) for s in sets.values()]).cumsum(0)],
-        )
-        used, g = dict.fromkeys(KINDS, 0), torch.Generator().manual_seed(seed)
-        order = []
-        for part in parts:
-            places = [
-                torch.arange(n) + used[kind] + int(starts[KINDS.index(kind)]) for kind, n in part.items()
-            ]
-            used = {kind: n + part.get(kind, 0) for kind, n in used.items()}
-            order.append(torch.cat(places)[torch.randperm(sum(part.values()), generator=g)])
-        self.order, self.starts = torch.cat(order), torch.tensor(starts[1:-1])
-
-    def __len__(self):
-        return len(self.order)
-
-    def raw_image(self, index):
-        which = int(torch.bucketize(self.order[index], self.starts, right=True))
-        return self.sets[which][int(self.order[index]) - sum(map(len, self.sets[:which]))][0].convert("RGB")
-
-    def description(self):
-        return {}
-
-
-class Pools:
-    """The drawn images of one seed, and their features."""
-
-    def __init__(self, seed, root):
-        self.seed, self.root = seed, root
-        self.sets = {
-            kind: DrawnImages(names, n, 7_000_000 + 10 * seed + i)
-            for i, (kind, (names, n)) in enumerate(POOLS.items())
-        }
-        model, trainer, folder = ANTS(CLIP, **SETTINGS["model"]), self.trainer(), f"{root}/features-{seed}"
-        encode_sets(trainer, model, self.sets, model.preprocess, folder, batch_size=200, workers=0)
-        self.features = FeatureCache(folder, tower_identity(model.clip, model.preprocess, trainer)).read(
-            self.sets
-        )
-
-    def trainer(self, *callbacks):
-        return L.Trainer(
-            callbacks=list(callbacks),
-            logger=False,
-            enable_progress_bar=False,
-            accelerator="cpu",
-            default_root_dir=self.root,
-            enable_model_summary=False,
-        )
 
 
 class Scores(L.Callback):

@@ -5,7 +5,8 @@ in NF4.
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, NAMES
+from families import FAMILIES
+from family_parts import NAMES
 from PIL import Image
 
 from ants_lightning.mllm import TransformersMLLM
