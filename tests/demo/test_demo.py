@@ -1,5 +1,6 @@
 """The embedded world: drawn the same every time, honest, and known to the shipped models."""
 
+import math
 import random
 
 import pytest
@@ -8,7 +9,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from ants_lightning import demo
 from ants_lightning.demo.scenery import MOTIFS, RESIDENTS, SCENES, TEXTURE_ADJECTIVES, TEXTURES
-from ants_lightning.demo.shapes import FAMILIES, ID_CLASSES, NEAR_CLASSES, SHAPES, stamp
+from ants_lightning.demo.shapes import FAMILIES, ID_CLASSES, NEAR_CLASSES, stamp, stencil
 from ants_lightning.demo.train.clip import name_accuracy
 from ants_lightning.demo.world import (
     ADJECTIVES,
@@ -123,3 +124,23 @@ def test_the_shipped_llava_sees_and_knows_what_looks_alike():
     assert right > 35
     answers = mllm.similar_classes(ID_CLASSES)
     assert sum(answer == look_alikes(name) for name, answer in zip(ID_CLASSES, answers, strict=True)) > 18
+
+
+@pytest.mark.parametrize(
+    ("name", "area"),
+    [
+        ("square", 1.6**2),
+        ("triangle", 1.9 * 1.75 / 2),
+        ("circle", math.pi),
+        ("oval", math.pi * 0.62),
+        ("hexagon", 1.5 * math.sqrt(3)),
+        ("ring", math.pi * (0.95**2 - 0.55**2)),
+        ("frame", 1.7**2 - 0.96**2),
+        ("flag", 0.17 * 2 + 1.4 * 0.9 - 0.02 * 0.9),
+        ("cross", 2 * 2 * 0.6 - 0.6**2),
+        ("star", 10 * 0.5 * 0.4 * math.sin(math.pi / 5)),
+    ],
+)
+def test_a_shape_has_the_area_of_its_layers(name, area):
+    """The masks show [-1.1, 1.1]²; an outline is some hundredths of a pixel thick, and curves are 28-gons."""
+    assert float(stencil(name, 64).mean()) * 2.2**2 == pytest.approx(area, rel=0.03)
