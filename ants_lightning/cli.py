@@ -18,7 +18,8 @@ from ants_lightning.common.text import inert_record, show_error
 from ants_lightning.data import OODDataModule
 from ants_lightning.run import shipped, table
 from ants_lightning.run.predictions import PredictionWriter
-from ants_lightning.run.report import Report, StreamProgressBar
+from ants_lightning.run.progress import StreamProgressBar
+from ants_lightning.run.report import Report
 from ants_lightning.run.saved_config import SavedConfig
 from ants_lightning.run.snapshots import Snapshots
 

@@ -7,8 +7,8 @@ from small import merged
 from torch.utils.data import DataLoader
 
 from ants_lightning import ANTS, NegativeMemory, Report, demo
+from ants_lightning.common.hashes import pixel_hash
 from ants_lightning.demo.shapes import ID_CLASSES
-from ants_lightning.mllm.record import pixel_hash
 
 QUIET = dict(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
 

@@ -9,7 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ants_lightning.clip.encoder import TextEncoder
+from ants_lightning.clip.vocabulary import in_prompt
 from ants_lightning.clip.wordnet import synsets
+from ants_lightning.spaces.text_space import TextSpace
 
 logger = logging.getLogger(__name__)
 
@@ -101,3 +104,24 @@ class Hygiene:
         if self.max_id_similarity is None:
             return torch.ones(len(features), dtype=torch.bool, device=features.device)
         return (features @ self.id_text.T).amax(1) <= self.max_id_similarity
+
+    def push(
+        self, space: TextSpace, answers: list[str], prompt: str, encoder: TextEncoder
+    ) -> list[tuple[str, str]]:
+        """Push answers to a space as texts in a prompt; another spelling of a text counts as that text.
+
+        Returns:
+            The answers that were dropped, and why.
+        """
+        dropped = [(answer, "are an ID class name") for answer in answers if self.is_id_name(answer)]
+        good = [answer for answer in answers if not self.is_id_name(answer)]
+        if not good:
+            return dropped
+        spelling = {fold(text): text for text in space.labels}
+        texts = [spelling.setdefault(fold(text), text) for text in in_prompt(prompt, good)]
+        features = encoder(texts)  # (n, d)
+        far = self.far_enough(features)
+        kept = far.tolist()
+        space.push([text for text, keep in zip(texts, kept, strict=True) if keep], features[far])
+        close = [answer for answer, keep in zip(good, kept, strict=True) if not keep]
+        return [*dropped, *((answer, "are close to an ID class") for answer in close)]

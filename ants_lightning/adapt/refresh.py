@@ -37,9 +37,7 @@ class Refresher:
         self.bank = MemoryBank(0, settings.mining)
         self.answers: dict[str, list[str]] = {}  # similar names by class: a class is asked once a stream
         self.sentences: list[str] = []  # of the ENS queue
-        self.of_all_classes: dict[
-            str, list[str]
-        ] = {}  # similar names of every ID class, for scores that want them
+        self.of_all_classes: dict[str, list[str]] = {}  # similar names of every ID class, for baselines
         self.fresh = True  # nothing learnt yet that the next stream may keep
         self.learnt = {"ens": False, "vsnl": False}  # whether a space holds texts of the MLLM
         self.model: ANTS
@@ -212,24 +210,7 @@ class Refresher:
         self.learnt = {**self.learnt, "vsnl": len(self.spaces.vsnl) > 0}
 
     def _push(self, space: TextSpace, answers: list[str], prompt: str) -> list[tuple[str, str]]:
-        """Push answers as texts; return those dropped, and why.
-
-        Another spelling of a text of the space counts as that text.
-        """
-        dropped = [(answer, "are an ID class name") for answer in answers if self.hygiene.is_id_name(answer)]
-        good = [answer for answer in answers if not self.hygiene.is_id_name(answer)]
-        if good:
-            spelling = {fold(text): text for text in space.labels}
-            texts = [spelling.setdefault(fold(text), text) for text in in_prompt(prompt, good)]
-            features = self.model.encoder(texts)
-            far = self.hygiene.far_enough(features).tolist()
-            dropped += [
-                (answer, "are close to an ID class")
-                for answer, keep in zip(good, far, strict=True)
-                if not keep
-            ]
-            space.push([text for text, keep in zip(texts, far, strict=True) if keep], features[far])
-        return dropped
+        return self.hygiene.push(space, answers, prompt, self.model.encoder)
 
     def _rank_ens(self, rows: Rows) -> None:
         """Rank the ENS queue by the images since the last sync point (`ens.activated`).

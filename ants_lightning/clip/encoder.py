@@ -1,6 +1,5 @@
 """`TextEncoder`: features of texts, from the text tower or from what it made before."""
 
-import hashlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ants_lightning.clip.fingerprints import text_tower_hash
 from ants_lightning.clip.text_cache import CachedTexts, CacheFolder, Features
+from ants_lightning.common.hashes import digest
 from ants_lightning.common.settings import plain_path
 from ants_lightning.method.checks import check_features
 
@@ -174,7 +174,7 @@ class TextEncoder:
             return self._tower_hash()
         texts = self._given.texts
         about = f"{self._tower_hash()} {texts}".encode()
-        return hashlib.sha256(about + self._given.get(texts).tobytes()).hexdigest()
+        return digest(about, self._given.get(texts).tobytes())
 
     def _tower_hash(self) -> str:
         """The hash of the text tower, computed again only if weights were replaced, loaded or cast since."""

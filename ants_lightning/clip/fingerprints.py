@@ -1,22 +1,20 @@
 """Fingerprints of the two towers of CLIP: SHA-256 of all that their features depend on."""
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ants_lightning.common.hashes import Buffer, bytes_of, digest_of
 
 _PROBE = "A photo of 2 Zebras, naïve & déjà-vu -- don't <end>!"
 
 
 def image_tower_hash(clip: Any) -> str:
     """SHA-256 of the weights of the image tower, with their names, shapes and dtypes."""
-    found = hashlib.sha256()
-    for name, tensor in clip.visual.state_dict().items():
-        found.update(_about(name, tensor))
-        found.update(_bytes_of(tensor))
-    return found.hexdigest()
+    weights = clip.visual.state_dict().items()
+    return digest_of(part for name, tensor in weights for part in (_about(name, tensor), bytes_of(tensor)))
 
 
 def text_tower_hash(clip: Any, tokenizer: Callable[[list[str]], Tensor]) -> str:
@@ -26,17 +24,19 @@ def text_tower_hash(clip: Any, tokenizer: Callable[[list[str]], Tensor]) -> str:
     of a sample. Settings are a module's numbers, strings and flags, such as heads, pooling and epsilon: two
     towers of equal weights may differ in these alone. QuickGELU and GELU differ in their class.
     """
-    found = hashlib.sha256()
+    return digest_of(_text_tower(clip, tokenizer))
+
+
+def _text_tower(clip: Any, tokenizer: Callable[[list[str]], Tensor]) -> Iterator[Buffer]:
     for name, module in clip.named_modules():
         if not _is_visual(name):
             settings = sorted(_settings_of(module).items())
-            found.update(f"{name} {type(module).__name__} {settings}\n".encode())
+            yield f"{name} {type(module).__name__} {settings}\n".encode()
     for name, tensor in clip.state_dict().items():
         if not _is_visual(name):
-            found.update(_about(name, tensor) + b"\n")
-            found.update(_bytes_of(tensor))
-    found.update(f"{tokenizer([_PROBE]).tolist()}".encode())
-    return found.hexdigest()
+            yield _about(name, tensor) + b"\n"
+            yield bytes_of(tensor)
+    yield f"{tokenizer([_PROBE]).tolist()}".encode()
 
 
 def _is_visual(name: str) -> bool:
@@ -50,7 +50,3 @@ def _settings_of(module: torch.nn.Module) -> dict[str, Any]:
 
 def _about(name: str, tensor: Tensor) -> bytes:
     return f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

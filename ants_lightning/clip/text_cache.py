@@ -1,6 +1,5 @@
 """Text features by their text: a bounded number in memory, and files on disk for the next run. No pickle."""
 
-import hashlib
 import json
 import logging
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ants_lightning.common.files import write_atomically
+from ants_lightning.common.hashes import digest
 
 Features = NDArray[np.float32]  # (n, d), one row a text
 
@@ -25,8 +25,8 @@ _WORTH_A_FILE = 64  # fewer new texts than this wait for `flush`
 def pack_features(texts: Sequence[str], features: Features, **metadata: str) -> bytes:
     """The content of a safetensors file with texts and their features `(n, d)`."""
     features = np.ascontiguousarray(features, np.float32)
-    digest = hashlib.sha256(features.tobytes()).hexdigest()
-    metadata |= {"texts": json.dumps(list(texts)), "sha256": digest}
+    sha256 = digest(features.tobytes())
+    metadata |= {"texts": json.dumps(list(texts)), "sha256": sha256}
     return save({"features": features}, metadata)
 
 
@@ -64,7 +64,7 @@ def _read(path: Path, with_features: bool) -> tuple[list[str], Features, dict[st
                 features = file.get_tensor("features")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    if with_features and hashlib.sha256(features.tobytes()).hexdigest() != metadata.get("sha256"):
+    if with_features and digest(features.tobytes()) != metadata.get("sha256"):
         raise ValueError(f"{path} cannot be read: its features are not those written")
     return texts, features, metadata
 
@@ -191,7 +191,7 @@ class CacheFolder:
         if not self._new:
             return
         texts, features = list(self._new), np.stack(list(self._new.values()))
-        path = self.folder / f"{hashlib.sha256(json.dumps(texts).encode()).hexdigest()}.safetensors"
+        path = self.folder / f"{digest(json.dumps(texts).encode())}.safetensors"
         try:
             write_features(path, texts, features)
         except OSError as error:

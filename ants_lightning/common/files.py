@@ -2,20 +2,31 @@
 
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that others see all of it or the file before; its folder is made where missing."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The name of a file to write, which takes the place of `path` once it is whole.
+
+    Others see all of it or the file before. The folder is made where it is missing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid4().hex}.part")
     try:
-        part.write_bytes(content)
+        yield part
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that others see all of it or the file before; its folder is made where missing."""
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def swap_folder(path: Path, files: Mapping[str, bytes], own: Collection[str]) -> None:

@@ -1,6 +1,5 @@
 """`RunFolder`: the folder that one run writes to; files of others in it are never replaced or removed."""
 
-import hashlib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ import lightning as L
 from filelock import FileLock, Timeout
 
 from ants_lightning.common.files import swap_folder, write_atomically
+from ants_lightning.common.hashes import digest, file_hash
 from ants_lightning.distributed import gather_json
 
 MARKER = ".ants_lightning.json"
@@ -39,8 +39,8 @@ def file_name(name: str) -> str:
     is_device = quoted.split(".")[0].upper() in _DEVICES
     if quoted and len(quoted) <= _LONGEST and not is_device and not quoted.endswith("."):
         return quoted
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-    mark = f"={digest[:16]}"  # no quoted text holds a "="
+    sha256 = digest(name.encode("utf-8", "surrogatepass"))
+    mark = f"={sha256[:16]}"  # no quoted text holds a "="
     head = re.sub("%[^%]?$", "", quoted[: _LONGEST - len(mark)])
     return head.replace(".", "_") + mark
 
@@ -152,7 +152,7 @@ class RunFolder:
         known = self._files.get(name, [])
         if not known or not path.is_file() or path.is_symlink():
             return False
-        return _GROWING in known or _hash(path) in known
+        return _GROWING in known or file_hash(path) in known
 
     def is_free(self, name: str) -> bool:
         """Whether nothing is there under this name."""
@@ -168,12 +168,12 @@ class RunFolder:
                 f"{', '.join(theirs)}: no run wrote it, or it was edited since; it is left alone"
             )
         for name, new in hashes.items():
-            self._files[name] = [new] if self.is_free(name) else [new, _hash(self.path / name)]
+            self._files[name] = [new] if self.is_free(name) else [new, file_hash(self.path / name)]
         self._save()
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, which appears whole or not at all. OSError where that fails, or it is not ours."""
-        self._own({name: hashlib.sha256(content).hexdigest()})
+        self._own({name: digest(content)})
         write_atomically(self.path / name, content)
 
     def check_folder(self, name: str, own: Collection[str]) -> None:
@@ -187,8 +187,8 @@ class RunFolder:
     def write_folder(self, name: str, files: Mapping[str, bytes], own: Collection[str]) -> None:
         """Replace the files `own` of a folder by `files` (`swap_folder`). OSError as in `write`."""
         self.check_folder(name, own)
-        hashes = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-        self._own({f"{name}/{file}": digest for file, digest in hashes.items()})
+        hashes = {file: digest(content) for file, content in files.items()}
+        self._own({f"{name}/{file}": sha256 for file, sha256 in hashes.items()})
         swap_folder(self.path / name, files, own)
 
     def begin(self, *names: str) -> None:
@@ -203,14 +203,14 @@ class RunFolder:
         self._growing -= set(names)
         for name in names:
             if (self.path / name).is_file():
-                self._files[name] = [_hash(self.path / name)]
+                self._files[name] = [file_hash(self.path / name)]
             else:
                 self._files.pop(name, None)
         self._save()
 
     def put(self, new: Path, name: str) -> None:
         """Move a finished file, from the same disk, to its name in the folder. OSError as in `write`."""
-        self._own({name: _hash(new)})
+        self._own({name: file_hash(new)})
         new.replace(self.path / name)
 
     def mark_incomplete(self) -> None:
@@ -261,15 +261,6 @@ def run_folder(trainer: L.Trainer, path: Path | None = None) -> RunFolder:
     folder = _folders.setdefault(trainer, {}).setdefault(folder.path, folder)
     folder.is_first_rank = trainer.is_global_zero
     return folder
-
-
-def _hash(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
 
 
 def _read_marker(folder: Path) -> dict[str, Any]:

@@ -1,11 +1,9 @@
 """`FeatureCache`: the files that hold encoded data sets, and how they are known to be right."""
 
-import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ants_lightning.common.files import replacing, write_atomically
+from ants_lightning.common.hashes import bytes_of, digest, digest_of, pixel_hash
 from ants_lightning.common.run_folder import file_name
 from ants_lightning.common.settings import plain_path
 from ants_lightning.data.columns import NO_LABEL, knows_paths, path_of, told_labels, whole
 from ants_lightning.data.reading import attempt
-from ants_lightning.mllm.record import pixel_hash
 
 ID = "id"  # the set whose labels count
 _OURS = {"made_by": "ants_lightning", "kind": "feature cache"}
@@ -33,7 +32,7 @@ def _look_at(dataset: Any) -> tuple[dict[str, Any], dict[int, Any]]:
     items = [attempt(lambda i=i: (pixel_hash((item := dataset[i])[0]), item[1]))[0] for i in places]
     seen = [item and item[0] for item in items]  # None: unreadable, now as then
     labels = {i: item[1] for i, item in zip(places, items, strict=True) if item}
-    return {"n": n, "content": hashlib.sha256(json.dumps([names, seen]).encode()).hexdigest()}, labels
+    return {"n": n, "content": digest(json.dumps([names, seen]).encode())}, labels
 
 
 def set_identity(dataset: Any) -> dict[str, Any]:
@@ -43,27 +42,16 @@ def set_identity(dataset: Any) -> dict[str, Any]:
 
 def _digest(columns: Mapping[str, Tensor]) -> str:
     """SHA-256 of columns with their names, types and shapes."""
-    digest = hashlib.sha256()
-    for name, column in sorted(columns.items()):
-        digest.update(f"{name} {column.dtype} {tuple(column.shape)};".encode())
-        digest.update(column.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Another name beside it, and the file takes its own once it is whole."""
-    new = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.new")
-    try:
-        yield new
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
+    parts = [
+        (f"{name} {column.dtype} {tuple(column.shape)};".encode(), bytes_of(column))
+        for name, column in sorted(columns.items())
+    ]
+    return digest_of(part for pair in parts for part in pair)
 
 
 def save_columns(columns: Mapping[str, Tensor], path: Path) -> None:
     """Write a file of ours, whole or not at all."""
-    with _replacing(path) as new:
+    with replacing(path) as new:
         save_file({key: column.contiguous() for key, column in columns.items()}, new, metadata=_OURS)
 
 
@@ -177,8 +165,7 @@ class FeatureCache:
         save_columns(columns, self._file(name))
         entry = {**set_identity(dataset), **self.tower, "sha256": _digest(columns)}
         content = {**_OURS, "sets": {**self._index(), name: entry}}
-        with _replacing(self.folder / "index.json") as new:
-            new.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        write_atomically(self.folder / "index.json", (json.dumps(content, indent=1) + "\n").encode())
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{file_name(name)}.safetensors"

@@ -13,7 +13,7 @@ from ants_lightning.clip.fingerprints import image_tower_hash
 from ants_lightning.data.calibration import LabelledImages
 from ants_lightning.data.feature_files import ID, FeatureCache, read_columns, save_columns
 from ants_lightning.data.reading import collate, lost_item
-from ants_lightning.data.stream_loader import Shard
+from ants_lightning.data.stream_loader import RankShare
 from ants_lightning.distributed import gather_json
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class _Encoder(L.LightningModule):
     def predict_dataloader(self) -> DataLoader:
         """This rank's share, none of it twice."""
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        sampler = Shard(range(len(self.images)), world, rank) if world > 1 else None
+        sampler = RankShare(range(len(self.images)), world, rank) if world > 1 else None
         return DataLoader(
             self.images,
             batch_size=self.batch_size,

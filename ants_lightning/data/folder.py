@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from ants_lightning.data.class_names import read_class_names
 from ants_lightning.data.image_files import find_images
 from ants_lightning.data.reading import attempt, collate, lost_item, open_image
-from ants_lightning.data.stream_loader import Shard
+from ants_lightning.data.stream_loader import RankShare
 
 
 class FolderImages(Dataset):
@@ -85,7 +85,7 @@ class FolderDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> dict[str, DataLoader]:
         """One loader; over several ranks without padding."""
         world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
-        sampler = Shard(range(len(self.images)), world, rank) if world > 1 else None
+        sampler = RankShare(range(len(self.images)), world, rank) if world > 1 else None
         loader = DataLoader(
             self.images,
             batch_size=self.batch_size,

@@ -1,6 +1,5 @@
 """Loaders that are exact: on any number of ranks each image comes once, and a run goes on at any batch."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +22,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ants_lightning.data.stream_loader import Discarding, Shard, StreamLoader
+from ants_lightning.common.hashes import digest
+from ants_lightning.data.stream_loader import Discarding, RankShare, StreamLoader
 from ants_lightning.distributed import gather_json
 
 logger = logging.getLogger(__name__)
@@ -183,8 +183,8 @@ def _share(loader: DataLoader, world: int, rank: int) -> Any:
     batches = _plain_batches(loader)
     sampler, size = batches.sampler, batches.batch_size
     base = _base(sampler)
-    if type(base) in (Shard, UnrepeatedDistributedSampler):
-        order: Sequence[Any] = base.order if isinstance(base, Shard) else range(len(base.dataset))
+    if type(base) in (RankShare, UnrepeatedDistributedSampler):
+        order: Sequence[Any] = base.order if isinstance(base, RankShare) else range(len(base.dataset))
         if (base.num_replicas, base.rank) != (world, rank):
             theirs = f"rank {base.rank} of {base.num_replicas}"
             raise ValueError(f"{_name(loader)} holds the share of {theirs}, on rank {rank} of {world}")
@@ -196,13 +196,13 @@ def _share(loader: DataLoader, world: int, rank: int) -> Any:
         )
     else:
         order = range(len(base)) if isinstance(base, SequentialSampler) else list(base)
-    everywhere = gather_json([len(order), hashlib.sha256(repr(order).encode()).hexdigest()])
+    everywhere = gather_json([len(order), digest(repr(order).encode())])
     if any(one != everywhere[0] for one in everywhere):
         raise ValueError(
             f"{_name(loader)} differs between ranks, in images or in order: {[n for n, _ in everywhere]} "
             f"images"
         )
-    if type(base) is Shard or type(sampler) in (
+    if type(base) is RankShare or type(sampler) in (
         UnrepeatedDistributedSampler,
         UnrepeatedDistributedSamplerWrapper,
     ):
@@ -217,4 +217,4 @@ def _share(loader: DataLoader, world: int, rank: int) -> Any:
         logger.warning(
             "%s was re-made, for its %s %s: %d images, each once", _name(loader), name, why, len(order)
         )
-    return BatchSampler(Shard(order, world, rank), size, drop_last=False)
+    return BatchSampler(RankShare(order, world, rank), size, drop_last=False)

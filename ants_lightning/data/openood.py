@@ -142,10 +142,9 @@ class OpenOODDataModule(OODDataModule):
         facts = BENCHMARKS[benchmark]
         if covariate_shifted and not facts.shifted:
             raise ValueError(f"benchmark {benchmark!r} has no covariate-shifted ID sets")
-        is_file = isinstance(class_names, str | os.PathLike)
-        names = (
-            read_class_names(class_names) if is_file else class_names or list(class_names_of(facts.classes))
-        )  # type: ignore[arg-type]
+        if isinstance(class_names, str | os.PathLike):
+            class_names = read_class_names(class_names)
+        names = class_names or list(class_names_of(facts.classes))
         lists = ImageLists(root, names)
         known = [*facts.id_sets.values()] if id_lists is None else [(path, None) for path in id_lists]
         id_set = lists.read([*known, *(facts.shifted.values() if covariate_shifted else ())], is_id=True)

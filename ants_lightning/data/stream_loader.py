@@ -1,4 +1,4 @@
-"""`StreamLoader`: a loader that goes on at any batch and outlives its workers; `Shard`: a rank's share."""
+"""`StreamLoader`: a loader that goes on at any batch and outlives its workers; `RankShare`."""
 
 import logging
 import signal
@@ -26,7 +26,7 @@ _KEPT = (
 )
 
 
-class Shard(DistributedSampler):
+class RankShare(DistributedSampler):
     """One rank's share of an order: elements r, r + W, …, each once; a share may be empty.
 
     Lightning leaves it alone, being a `DistributedSampler`.

@@ -1,6 +1,5 @@
 """Seeded streams of an ID and one or more OOD sets, and the data module that serves them."""
 
-import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -8,109 +7,16 @@ from itertools import accumulate
 from typing import Any
 
 import lightning as L
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ants_lightning.common.hashes import digest
 from ants_lightning.data.calibration import calibration_loader
 from ants_lightning.data.class_names import read_class_names
 from ants_lightning.data.columns import id_label, knows_paths, path_of
 from ants_lightning.data.features import FeatureCache, FeatureStream, encode_sets, tower_identity
 from ants_lightning.data.reading import collate, lost_item, read_item, to_rgb
-from ants_lightning.data.stream_loader import Shard
-
-ORDERS = ("mixed", "id_first", "blocks")
-
-
-def apportion(total: int, weights: Sequence[int]) -> list[int]:
-    """Split `total` in proportion to `weights`, by largest remainders (ties: the first); exact in sum.
-
-    No part exceeds its weight where `total` does not exceed their sum.
-
-    >>> apportion(10, [30, 20, 11])
-    [5, 3, 2]
-    """
-    parts = [divmod(total * weight, sum(weights)) for weight in weights]
-    by_rest = sorted(range(len(parts)), key=lambda i: -parts[i][1])
-    extra = set(by_rest[: total - sum(whole for whole, _ in parts)])
-    return [whole + (i in extra) for i, (whole, _) in enumerate(parts)]
-
-
-def stream_counts(
-    available: Sequence[int], ood_share: float | None = None, size: int | None = None
-) -> list[int]:
-    """How many images a stream takes of each set, ID first, of those `available`.
-
-    Args:
-        available: images of the ID set and of each OOD set.
-        ood_share: share of OOD images in (0, 1), reached by leaving out images of the side that is too many;
-            None: as it is.
-        size: images in all; ID, OOD and each OOD set keep their proportions to the nearest image. None: all.
-
-    A share or size that cannot be, or that leaves no image of a set, is a ValueError.
-    """
-    n_id, n_ood = available[0], sum(available[1:])
-    if not n_id or not n_ood:
-        raise ValueError(f"a stream needs ID and OOD images, got {n_id} and {n_ood}")
-    sides = [n_id, n_ood]
-    if ood_share is not None:
-        if not 0 < ood_share < 1:
-            raise ValueError(f"ood_share must be between 0 and 1, got {ood_share}")
-        sides = [
-            min(n_id, round(n_ood * (1 - ood_share) / ood_share)),
-            min(n_ood, round(n_id * ood_share / (1 - ood_share))),
-        ]
-    if size is not None:
-        if not 2 <= size <= sum(sides):
-            raise ValueError(
-                f"size must be between 2 and the {sum(sides)} images ({sides[0]} ID, {sides[1]} OOD), got "
-                f"{size}"
-            )
-        sides = apportion(size, sides)
-    counts = [sides[0], *apportion(sides[1], available[1:])]
-    if 0 in counts:
-        raise ValueError(
-            f"ood_share={ood_share} and size={size} of {list(available)} images leave {counts} of the sets, "
-            f"ID first"
-        )
-    return counts
-
-
-def stream_order(
-    available: Sequence[int], counts: Sequence[int], order: str = "mixed", seed: int = 0
-) -> Tensor:
-    """Places of a stream `(Σ counts,)`, int64, in the concatenation of sets of `available` images, ID first.
-
-    `mixed`: a seeded permutation. `id_first`: its ID images, then its OOD images. `blocks`: OOD sets one
-      after another; ID
-    images are spread at random over the blocks, in proportion to their OOD images. The same `seed` and
-    `counts` choose the same images in every order. With nothing left out `mixed` is `torch.randperm(Σ
-    counts)` of the seed.
-    """
-    if order not in ORDERS:
-        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
-    generator = torch.Generator().manual_seed(seed)
-    mix = torch.randperm(
-        sum(counts), generator=generator
-    )  # drawn first, so that it does not depend on what is left out
-    chosen = [
-        torch.randperm(n, generator=generator)[:count].sort().values
-        for n, count in zip(available, counts, strict=True)
-    ]
-    starts = [0, *accumulate(available)]
-    places = torch.cat([places + start for places, start in zip(chosen, starts[:-1], strict=True)])[mix]
-    which = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))[
-        mix
-    ]  # 0: ID, k: the k-th OOD set
-    if order == "mixed":
-        return places
-    block = (which > 0).long() if order == "id_first" else which - 1
-    if order == "blocks":
-        share = torch.tensor(apportion(counts[0], counts[1:]))
-        block[which == 0] = torch.arange(len(share)).repeat_interleave(share)[
-            torch.randperm(counts[0], generator=generator)
-        ]
-    return places[block.argsort(stable=True)]
+from ants_lightning.data.stream_loader import RankShare
+from ants_lightning.data.stream_order import stream_counts, stream_order
 
 
 class MixedStream(Dataset):
@@ -164,7 +70,7 @@ class MixedStream(Dataset):
             "ood_share": sum(self.counts[1:]) / len(self),
             "size": len(self),
             "sets": dict(zip(["id", *self.ood_names], self.counts, strict=True)),
-            "order_sha256": hashlib.sha256(self.order.numpy().astype("<i8").tobytes()).hexdigest(),
+            "order_sha256": digest(self.order.numpy().astype("<i8").tobytes()),
         }
 
     def _place(self, index: int) -> tuple[int, int]:
@@ -341,7 +247,7 @@ class OODDataModule(L.LightningDataModule):
 
     def _loader(self, stream: MixedStream | FeatureStream) -> DataLoader:
         world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
-        sampler = Shard(range(len(stream)), world, rank) if world > 1 else None
+        sampler = RankShare(range(len(stream)), world, rank) if world > 1 else None
         if isinstance(stream, FeatureStream):
             return stream.loader(self.batch_size, sampler)
         return DataLoader(

@@ -7,6 +7,7 @@ in-distribution classes (ID), some are near-OOD, the rest are fillers that appea
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def _heart(flip: float, sx: float = 1.0, sy: float = 1.0, x: float = 0.0, y: flo
     return np.stack([np.sin(t) ** 3, flip * up], 1) * (sx, sy) + (x, y)
 
 
-_POLYGONS = {
+_POLYGONS: dict[str, Callable[..., np.ndarray]] = {
     "poly": _poly,
     "box": _box,
     "ngon": _ngon,

@@ -9,9 +9,10 @@ from typing import Any
 
 from PIL.Image import Image
 
+from ants_lightning.common.hashes import pixel_hash
 from ants_lightning.common.text import one_line
 from ants_lightning.mllm.base import MLLM
-from ants_lightning.mllm.record import Answer, Asked, Record, pixel_hash
+from ants_lightning.mllm.record import Answer, Asked, Record
 
 logger = logging.getLogger(__name__)
 

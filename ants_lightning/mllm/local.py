@@ -1,9 +1,7 @@
 """A local MLLM of any transformers family, in 4 bits."""
 
-import hashlib
 import logging
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ants_lightning.common.settings import check_counts, check_flags, plain, plain_path
+from ants_lightning.common.settings import check_counts, check_flags, plain
 from ants_lightning.mllm.base import ChatMLLM, Question
-from ants_lightning.mllm.quantised import check_layers, choose_paths
-from ants_lightning.mllm.weights import check_cache, check_folder, pointers
+from ants_lightning.mllm.loading import fingerprint, load_model, model_name, outside, read_configuration
+from ants_lightning.mllm.weights import check_cache, check_folder
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +103,7 @@ class TransformersMLLM(ChatMLLM):
         self.device = device
         auto = "bfloat16" if device.type == "cuda" else "float32"
         self.dtype = getattr(torch, auto if self.compute_dtype == "auto" else self.compute_dtype)
-        config, self.processor = self._read()
+        config, self.processor = read_configuration(self.name, self.revision)
         own_name = getattr(config, "transformers_weights", None)
         if folder.is_dir():
             check_folder(folder, own_name)
@@ -120,35 +118,6 @@ class TransformersMLLM(ChatMLLM):
         if self.quantization != "none" and not any(isinstance(m, nn.Linear) for m in decoder.modules()):
             raise ValueError(f"{self.name}: no linear layer to quantise in {type(decoder).__name__}")
         self.unquantised = outside(empty, decoder)
-
-    def _read(self) -> tuple[Any, Any]:
-        """Configuration and processor."""
-        from transformers import AutoConfig, AutoProcessor
-
-        try:
-            config = AutoConfig.from_pretrained(self.name, revision=self.revision)
-            processor = AutoProcessor.from_pretrained(self.name, revision=self.revision)
-        except ImportError:  # tells what to install
-            raise
-        except Exception as error:  # of many kinds: a torn tokenizer.json is a bare Exception
-            torn = pointers(Path(self.name)) if Path(self.name).is_dir() else []
-            hint = (
-                f" ({', '.join(torn)} are git-lfs pointers: `git lfs pull` fetches the files)" if torn else ""
-            )
-            raise OSError(f"{self.name}: configuration or processor cannot be read{hint}: {error}") from error
-        if (
-            getattr(processor, "tokenizer", None) is None
-            or getattr(processor, "image_processor", None) is None
-        ):
-            raise ValueError(
-                f"{self.name}: its processor ({type(processor).__name__}) is not one for texts with images. "
-                "Files such as preprocessor_config.json or tokenizer.json are missing, or the model cannot "
-                "see"
-            )
-        processor.tokenizer.padding_side = "left"  # batched answers equal single ones only so
-        if processor.tokenizer.pad_token is None:
-            processor.tokenizer.pad_token = processor.tokenizer.eos_token
-        return config, processor
 
     def _try_questions(self) -> None:
         """Make the inputs of a question with and one without an image, to find an unfit template."""
@@ -172,75 +141,16 @@ class TransformersMLLM(ChatMLLM):
             raise RuntimeError(f"{self.name} is not set up: call setup(device) first")
         if self.model is not None:
             return
-        from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
-
-        configs = {
-            "nf4": BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=self.dtype,
-                llm_int8_skip_modules=self.unquantised,
-            ),
-            "int8": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=self.unquantised),
-        }
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        model = load_model(
             self.name,
-            revision=self.revision,
+            self.revision,
+            self.quantization,
             dtype=self.dtype,
-            device_map={"": self.device},
-            use_safetensors=True,
-            attn_implementation=self.attention,
-            quantization_config=configs.get(self.quantization),
-            output_loading_info=True,
+            device=self.device,
+            attention=self.attention,
+            unquantised=self.unquantised,
         )
-        model, found = loaded
-        if missing := sorted(found["missing_keys"]):  # which transformers fills with random numbers
-            raise OSError(
-                f"{self.name}: {len(missing)} weights are in none of its files, such as {missing[0]}"
-            )
-        inner, everywhere = _linear(model.get_decoder()), _linear(model)
-        kind = {"nf4": "Linear4bit", "int8": "Linear8bitLt", "none": "Linear"}[self.quantization]
-        if inner.count(kind) < len(inner) or (
-            everywhere.count(kind) > len(inner) and self.quantization != "none"
-        ):
-            raise RuntimeError(
-                f"{self.name}: {inner.count(kind)} of the decoder's {len(inner)} layers are {kind}, and "
-                f"{everywhere.count(kind) - inner.count(kind)} outside it"
-            )
-        bits, size = (
-            {"nf4": "in 4 bits", "int8": "in 8 bits", "none": "not quantised"},
-            model.get_memory_footprint() / 1e6,
-        )
-        logger.info(
-            "%s: %d of %d linear layers %s (the decoder's), %.1f MB",
-            self.name,
-            len(inner),
-            len(everywhere),
-            bits[self.quantization],
-            size,
-        )
-        self._check(model.eval())
         self.model = model  # not before: a load that was interrupted begins anew
-
-    def _check(self, model: nn.Module) -> None:
-        """Choose how the 4-bit layers are computed, and try the quantised ones."""
-        begun = time.monotonic()
-        fast, plain = choose_paths(model)
-        kinds = check_layers(model, self.dtype)
-        if kinds:
-            paths = (
-                f"; of the 4-bit layers {fast} take the AVX512-BF16 path, {plain} the plain one"
-                if fast + plain
-                else ""
-            )
-            logger.info(
-                "%s: %d kinds of layer compute what their weights say (tried in %.0f ms)%s",
-                self.name,
-                kinds,
-                1000 * (time.monotonic() - begun),
-                paths,
-            )
 
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question]) -> list[str | None]:
@@ -316,45 +226,6 @@ class TransformersMLLM(ChatMLLM):
         return self.processor.batch_decode(
             tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
         )
-
-
-def model_name(model: str | os.PathLike[str]) -> str:
-    """A hub name or folder as text; what is a path, not text, is never taken for a hub name."""
-    name = plain_path(model)
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"model must be a hub name or a folder, got {model!r}")
-    return name if isinstance(model, str) or os.path.isabs(name) else os.path.join(os.curdir, name)
-
-
-def outside(model: nn.Module, part: nn.Module) -> list[str]:
-    """Paths of the largest modules of `model` without any of `part`: vision tower, projector, head."""
-    path = next(name for name, module in model.named_modules() if module is part).split(".")
-    parents = [".".join(path[:depth]) for depth in range(len(path))]
-    return [
-        f"{parent}.{name}".lstrip(".")
-        for depth, parent in enumerate(parents)
-        for name, _ in model.get_submodule(parent).named_children()
-        if name != path[depth]
-    ]
-
-
-def fingerprint(folder: Path, piece: int = 1 << 20) -> str:
-    """SHA-256 of the size, the first and the last piece of each weight file.
-
-    It tells models apart without reading all of them.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest.update(f"{size}".encode() + file.read(piece))
-            file.seek(max(0, size - piece))
-            digest.update(file.read(piece))
-    return digest.hexdigest()
-
-
-def _linear(module: nn.Module) -> list[str]:
-    return [type(m).__name__ for m in module.modules() if isinstance(m, nn.Linear)]
 
 
 def _length(question: Question) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """`Record`: every answer of an MLLM, in a JSONL file; `ReplayMLLM`: the same answers without the MLLM."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from ants_lightning.common.hashes import digest, pixel_hash
 from ants_lightning.common.settings import plain_path
 
 logger = logging.getLogger(__name__)
@@ -190,13 +190,7 @@ def _is_answer(line: dict[str, Any]) -> bool:
 
 def hash_of(identity: Mapping[str, Any]) -> str:
     """What stands for an identity in each line: 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def pixel_hash(image: Image) -> str:
-    """SHA-256 of the size and the RGB pixels of an image: the same for each file format without loss."""
-    rgb = image.convert("RGB")
-    return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
+    return digest(json.dumps(identity, sort_keys=True).encode())[:16]
 
 
 class ReplayMLLM:

@@ -1,9 +1,10 @@
 """The configuration of a test run: all that its results depend on, and the differences between two."""
 
 import json
+import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -11,11 +12,12 @@ import lightning as L
 
 from ants_lightning.adapt.memory import NegativeMemory
 from ants_lightning.ants import ANTS
+from ants_lightning.common.hashes import canonical, digest
 from ants_lightning.data.batches import dataset_of, stream_loaders, stream_of
 from ants_lightning.data.columns import size_of
 from ants_lightning.data.features import tower_identity
-from ants_lightning.run.report import settings_of
-from ants_lightning.run.snapshot_files import canonical, digest
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 60  # characters of a value
 
@@ -49,6 +51,67 @@ def configuration_of(trainer: L.Trainer, model: ANTS) -> dict[str, Any]:
         "streams": dict(_streams(trainer, model)),
     }
     return json.loads(canonical(whole))
+
+
+def settings_of(model: ANTS, memory: NegativeMemory | None) -> dict[str, Any]:
+    """All plain settings of a run that has started, by part, and its MLLM.
+
+    Long things (names, words, weights) stand as hashes.
+    """
+    own = {**model.hparams, "class_names": model.class_names}
+    words = {"nouns": model.vocabulary.nouns, "adjectives": model.vocabulary.adjectives}
+    start = model.spaces.start
+    taken = [
+        *model.spaces.neglabel.labels,
+        *([start.ens.labels, start.vsnl.labels, start.lambda_] if start else []),
+    ]
+    negatives = {**own["negatives"]}
+    negatives |= {kind: found for kind, found in words.items() if negatives[kind] != "wordnet"}
+    negatives |= {"bank": f"{negatives['bank']}: {_told(taken)}"} if negatives["bank"] else {}
+    own["negatives"] = {name: _plain(value) for name, value in negatives.items()}
+    own |= {"spaces": f"{own['spaces']}: {_told(taken)}"} if own["spaces"] else {}
+    towers = tower_identity(model.clip, model.preprocess, model.trainer)
+    own["weights"] = f"sha256 {_short_hash([towers['image_tower'], model.encoder.fingerprint])}"
+    own["precision"] = towers["precision"]
+    parts: dict[str, Any] = {"model": own}
+    if memory:
+        parts |= {"memory": memory.settings.asdict(), "mllm": _mllm_of(memory)}
+    parts |= model.baselines.settings
+    return {
+        part: {name: _plain(value) for name, value in of.items() if _is_plain(value)}
+        for part, of in parts.items()
+    }
+
+
+def _mllm_of(memory: NegativeMemory) -> dict[str, Any]:
+    mllm: Any = memory.guard.mllm
+    if mllm is None:
+        return {}
+    try:
+        identity = json.loads(json.dumps(mllm.identity() if hasattr(mllm, "identity") else {}, default=str))
+    except Exception as error:  # an MLLM of the user's; the results are not lost with it
+        logger.warning(
+            "what the answers depend on is not in the results: %s: %s", type(error).__name__, error
+        )
+        identity = {}
+    return {"class": type(mllm).__name__, **identity}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | list | tuple | dict | None)
+
+
+def _plain(value: Any) -> Any:
+    return _told(value) if isinstance(value, list | tuple) else value
+
+
+def _short_hash(values: Sequence[Any]) -> str:
+    return _hash(list(values))[:8]
+
+
+def _told(values: Sequence[Any]) -> str:
+    """How many there are, and which: two lists of one length differ in the hash."""
+    return f"{len(values)} (sha256 {_short_hash(values)})"
 
 
 def memory_of(trainer: L.Trainer) -> NegativeMemory | None:

@@ -1,30 +1,22 @@
-"""`Report`: `results.json` and the table of a test run; `StreamProgressBar`: the adaptation as it goes."""
+"""`Report`: `results.json` and the table of a test run."""
 
-import json
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, TextIO, cast
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
-from rich import get_console
 from rich.console import Console
-from rich.progress import Task, TextColumn
-from rich.text import Text
 from safetensors.torch import save
 
-from ants_lightning.adapt.memory import NegativeMemory
 from ants_lightning.ants import ANTS
 from ants_lightning.common.run_folder import RunFolder, run_folder
 from ants_lightning.common.settings import check_flags
 from ants_lightning.common.text import one_line
 from ants_lightning.data.batches import stream_loaders, stream_of
-from ants_lightning.data.features import tower_identity
+from ants_lightning.run.configuration import memory_of, settings_of
 from ants_lightning.run.results import RESULTS, rescue_results, write_results
-from ants_lightning.run.snapshot_files import canonical, digest
 from ants_lightning.run.summary import summarise
 from ants_lightning.run.table import build_table
 from ants_lightning.run.terminal import Lenient
@@ -70,67 +62,6 @@ def build_results(
         "streams": {name: {**NO_ADAPTATION, **stream} for name, stream in streams.items()},
         "groups": groups,
     }
-
-
-def settings_of(model: ANTS, memory: NegativeMemory | None) -> dict[str, Any]:
-    """All plain settings of a run that has started, by part, and its MLLM.
-
-    Long things (names, words, weights) stand as hashes.
-    """
-    own = {**model.hparams, "class_names": model.class_names}
-    words = {"nouns": model.vocabulary.nouns, "adjectives": model.vocabulary.adjectives}
-    start = model.spaces.start
-    taken = [
-        *model.spaces.neglabel.labels,
-        *([start.ens.labels, start.vsnl.labels, start.lambda_] if start else []),
-    ]
-    negatives = {**own["negatives"]}
-    negatives |= {kind: found for kind, found in words.items() if negatives[kind] != "wordnet"}
-    negatives |= {"bank": f"{negatives['bank']}: {_told(taken)}"} if negatives["bank"] else {}
-    own["negatives"] = {name: _plain(value) for name, value in negatives.items()}
-    own |= {"spaces": f"{own['spaces']}: {_told(taken)}"} if own["spaces"] else {}
-    towers = tower_identity(model.clip, model.preprocess, model.trainer)
-    own["weights"] = f"sha256 {_hash([towers['image_tower'], model.encoder.fingerprint])}"
-    own["precision"] = towers["precision"]
-    parts: dict[str, Any] = {"model": own}
-    if memory:
-        parts |= {"memory": memory.settings.asdict(), "mllm": _mllm_of(memory)}
-    parts |= model.baselines.settings
-    return {
-        part: {name: _plain(value) for name, value in of.items() if _is_plain(value)}
-        for part, of in parts.items()
-    }
-
-
-def _mllm_of(memory: NegativeMemory) -> dict[str, Any]:
-    mllm: Any = memory.guard.mllm
-    if mllm is None:
-        return {}
-    try:
-        identity = json.loads(json.dumps(mllm.identity() if hasattr(mllm, "identity") else {}, default=str))
-    except Exception as error:  # an MLLM of the user's; the results are not lost with it
-        logger.warning(
-            "what the answers depend on is not in the results: %s: %s", type(error).__name__, error
-        )
-        identity = {}
-    return {"class": type(mllm).__name__, **identity}
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | list | tuple | dict | None)
-
-
-def _plain(value: Any) -> Any:
-    return _told(value) if isinstance(value, list | tuple) else value
-
-
-def _hash(values: Sequence[Any]) -> str:
-    return digest(canonical(list(values)))[:8]
-
-
-def _told(values: Sequence[Any]) -> str:
-    """How many there are, and which: two lists of one length differ in the hash."""
-    return f"{len(values)} (sha256 {_hash(values)})"
 
 
 class Report(L.Callback):
@@ -196,7 +127,6 @@ class Report(L.Callback):
     def _build(self, trainer: L.Trainer, model: ANTS, streams: Mapping[str, Any]) -> dict[str, Any]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         name = model.hparams["model"]
-        memory = next((c for c in trainer.callbacks if isinstance(c, NegativeMemory)), None)  # type: ignore[attr-defined]
         return build_results(
             {
                 stream: {**result, **({"stream": streams[stream].description()} if stream in streams else {})}
@@ -205,7 +135,7 @@ class Report(L.Callback):
             getattr(data, "seed", None),
             getattr(data, "benchmark", None),
             {"name": name, "pretrained": None if ":" in name else model.hparams["pretrained"]},
-            settings_of(model, memory),
+            settings_of(model, memory_of(trainer)),
         )
 
     def _show(self, told: Sequence[str]) -> None:
@@ -258,55 +188,3 @@ def _limits(trainer: L.Trainer) -> dict[str, Any]:
     limit = trainer.limit_test_batches
     whole = isinstance(limit, float) and limit == 1  # as an integer: one batch
     return {} if whole else {"limited": {"limit_test_batches": limit}}
-
-
-class StreamColumn(TextColumn):
-    """The name of a stream as it is: nothing in it is taken for markup or an emoji."""
-
-    def render(self, task: Task) -> Text:
-        """The field `stream` of the task, until there is one its description."""
-        return Text(task.fields["stream"]) if "stream" in task.fields else super().render(task)
-
-
-class StreamProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, with the stream's name, λ, γ and the sizes of the spaces.
-
-    Args:
-        console_kwargs: of `rich.console.Console`; by default it is where rich writes (`rich.get_console()`).
-        kwargs: of `RichProgressBar`.
-    """
-
-    def __init__(self, console_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        now = get_console()  # which Lightning replaces
-        file = Lenient(None if now.file is sys.stdout else cast(TextIO, now.file))
-        ours = {"file": file, "force_terminal": now.is_terminal or None}
-        super().__init__(console_kwargs={**ours, **(console_kwargs or {})}, **kwargs)
-
-    def configure_columns(self, trainer: L.Trainer) -> list[Any]:
-        """Lightning's, with our first."""
-        return [
-            StreamColumn("[progress.description]{task.description}"),
-            *super().configure_columns(trainer)[1:],
-        ]
-
-    def on_test_batch_end(  # type: ignore[override]
-        self,
-        trainer: L.Trainer,
-        pl_module: ANTS,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Show the adaptation after each batch."""
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        if self.progress is None or self.test_progress_bar_id is None:
-            return
-        name = list(pl_module.evaluation.groups)[dataloader_idx]
-        now = pl_module.evaluation.adaptation.get(name)
-        state = (
-            f" λ {now['lambda']:.2f} γ {now['gamma']:.2f} ENS {now['n_ens']} VSNL {now['n_vsnl']}"
-            if now
-            else ""
-        )
-        self.progress.update(self.test_progress_bar_id, stream=one_line(name) + state)

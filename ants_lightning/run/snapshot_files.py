@@ -1,6 +1,5 @@
 """Snapshots on disk: nested state as safetensors and JSON, without pickle; a damaged one is noticed."""
 
-import hashlib
 import json
 import math
 import os
@@ -14,6 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from ants_lightning.common.hashes import canonical, digest
 
 FORMAT = 1
 _PARTIAL = ".partial-"
@@ -59,16 +60,6 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor], device: torch.device) -> An
     if "$float" in tree:
         return float(tree["$float"])
     return {key.removeprefix("$"): unpack(item, tensors, device) for key, item in tree.items()}
-
-
-def canonical(value: Any) -> bytes:
-    """JSON of which equal values have equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def digest(content: bytes) -> str:
-    """SHA-256, in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def write_share(folder: Path, rank: int, about: Mapping[str, Any], state: Mapping[str, Any]) -> int:

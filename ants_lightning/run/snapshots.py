@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from ants_lightning.ants import ANTS
+from ants_lightning.common.hashes import canonical, digest
 from ants_lightning.common.run_folder import RunFolder, run_folder
+from ants_lightning.common.settings import check_counts
 from ants_lightning.distributed import gather_json
 from ants_lightning.run import snapshot_files as files
 from ants_lightning.run.configuration import configuration_of, differences, memory_of, stateful
+from ants_lightning.run.resuming import find_snapshot, new_texts
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +48,11 @@ class Snapshots(L.Callback):
     """
 
     def __init__(self, every: int = 50, resume: str | None = None, keep: int = 2) -> None:
-        for name, value in (("every", every), ("keep", keep)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_counts(every=every, keep=keep)
         self.every, self.resume, self.keep = every, resume, keep
         self.n_failed = 0  # snapshots that could not be written
         self.resumed_from: Path | None = None
-        self._found: tuple[dict[str, Any], dict[str, Tensor]] | None = (
-            None  # what is read and not restored yet
-        )
+        self._found: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # read, and not restored yet
         self._captured: Any = None
         self._folder: RunFolder | None = None  # None: no test run is under way
         self._users_handler: Any = signal.SIG_DFL
@@ -68,14 +66,9 @@ class Snapshots(L.Callback):
         if stage != "test":
             return
         pl_module.resume_at([])
-        self.n_failed, self.resumed_from, self._found, self._captured, self._terminated = (
-            0,
-            None,
-            None,
-            None,
-            False,
-        )
-        self._folder, self._trainer = None, trainer
+        self.n_failed, self._terminated = 0, False
+        self.resumed_from = self._found = self._captured = self._folder = None
+        self._trainer = trainer
         self._done: list[int] = []  # batches of each stream, here
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -89,7 +82,7 @@ class Snapshots(L.Callback):
             files.sweep(self._root)
         self._serial = max(gather_json(files.next_serial(self._root)))
         if self.resume is not None:
-            self._find(trainer)
+            self._found, self.resumed_from = find_snapshot(self.resume, self._root, trainer)
         position: list[int] = self._found[0]["position"] if self._found else []
         self._start = self._written = sum(position) if self._found else -1  # batches
         self._since = 0
@@ -101,9 +94,8 @@ class Snapshots(L.Callback):
         if threading.current_thread() is threading.main_thread():
             before = signal.getsignal(signal.SIGTERM)
             left = getattr(before, "__self__", None)  # of a run that an exception ended, see `_on_sigterm`
-            self._users_handler = (
-                left._users_handler if isinstance(left, Snapshots) else before
-            ) or signal.SIG_DFL
+            handler = left._users_handler if isinstance(left, Snapshots) else before
+            self._users_handler = handler or signal.SIG_DFL
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _on_sigterm(self, signum: int, frame: Any) -> None:
@@ -121,32 +113,6 @@ class Snapshots(L.Callback):
         if self._trainer.world_size == 1 and not self._writing:
             raise SIGTERMException(_EXIT_CODE)
 
-    def _find(self, trainer: L.Trainer) -> None:
-        """Read the newest snapshot that is good on every rank."""
-        given = self._root if self.resume == "auto" else Path(str(self.resume)).expanduser()
-        single = (given / "rank0.json").is_file()
-        names = gather_json([] if single else [path.name for path in files.list_snapshots(given)])[0]
-        for folder in [given] if single else [given / name for name in names]:
-            found, world, bad = None, 0, ""
-            try:
-                world = files.read_about(folder, 0)["world_size"]
-                if world == trainer.world_size:
-                    found = files.read_share(folder, trainer.global_rank)
-            except ValueError as error:
-                bad = str(error)
-            reasons = [why for why in gather_json(bad) if why]
-            if not reasons:
-                if found is None:
-                    differs = f"trainer.world_size was {world}, now {trainer.world_size}"
-                    raise ValueError(f"{folder} is of another configuration: {differs}")
-                self._found, self.resumed_from = found, folder
-                logger.info("resuming from %s, after %s batches", folder, found[0]["position"])
-                return
-            logger.warning("the snapshot %s is not good and left out: %s", folder, "; ".join(reasons))
-        if self.resume != "auto":
-            raise ValueError(f"resume: no good snapshot in {str(given)!r}")
-        logger.info("no snapshot in %s: the run starts from the beginning", given)
-
     def on_test_start(self, trainer: L.Trainer, pl_module: ANTS) -> None:  # type: ignore[override]
         """Take SIGTERM over from Lightning, whose handler enters a collective that ranks may not reach."""
         if self._folder is not None and threading.current_thread() is threading.main_thread():
@@ -157,9 +123,7 @@ class Snapshots(L.Callback):
         if self._folder is None:
             return
         everywhere = gather_json([float(n) for n in trainer.num_test_batches])
-        self._common = [
-            min(of) for of in zip(*everywhere, strict=True)
-        ]  # batches of each stream that every rank has
+        self._common = [min(of) for of in zip(*everywhere, strict=True)]  # batches that every rank has
         self._configuration = configuration_of(trainer, pl_module)
         self._prepared = frozenset(pl_module.encoder.texts)
         if self._found is None:
@@ -212,7 +176,8 @@ class Snapshots(L.Callback):
         # meet here.
         if not (alone or 0 < batch_idx < self._common[dataloader_idx]):
             return
-        self._since += sum(position) > max(0, self._start)
+        if sum(position) > max(0, self._start):
+            self._since += 1
         if self._since >= self.every or (alone and self._terminated):
             self._write(trainer, pl_module)
             if any(gather_json(self._terminated or trainer.received_sigterm)):
@@ -278,7 +243,7 @@ class Snapshots(L.Callback):
             "world_size": world,
             "position": captured["position"],
             "configuration": self._configuration,
-            "configuration_sha256": files.digest(files.canonical(self._configuration)),
+            "configuration_sha256": digest(canonical(self._configuration)),
         }
         folder, error = files.partial(self._root, self._serial), ""
         try:
@@ -321,9 +286,3 @@ class Snapshots(L.Callback):
                 files.remove(path)
             self._folder.remove_folder("snapshots")
         self._end()
-
-
-def new_texts(model: ANTS, but: frozenset[str]) -> dict[str, Any]:
-    """The texts that were encoded since the run began, with their features."""
-    texts = [text for text in model.encoder.texts if text not in but]
-    return {"texts": texts, "features": model.encoder(texts).cpu() if texts else torch.empty(0)}

@@ -1,28 +1,15 @@
-"""Results of test runs, read from `results.json` and averaged over seeds."""
+"""Results of test runs, averaged over seeds."""
 
 import json
-import logging
-import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from ants_lightning.common.text import one_line
-
-logger = logging.getLogger(__name__)
+from ants_lightning.run.results import METRICS
 
 Scores = dict[str, dict[str, float]]  # a metric by score and metric, as in results.json
-METRICS = {
-    "auroc": "AUROC",
-    "fpr95": "FPR95",
-    "fpr95_openood": "FPR95 of OpenOOD",
-    "aupr_in": "AUPR-in",
-    "aupr_out": "AUPR-out",
-}
 IDLE = ("model.text_cache", "model.text_batch_size")  # settings that change no result
 PUBLISHED_MODELS = (("ViT-B-16-quickgelu", "openai"), ("ViT-B-16", "openai"))
 NOTES = {
@@ -91,82 +78,6 @@ class Summary:
         model = f"{self.model} ({self.pretrained})" if self.pretrained else self.model
         of = ", ".join(filter(None, (self.benchmark, model)))
         return (of and f"{of}: ") + " / ".join(METRICS[metric] for metric in metrics) + ", %"
-
-
-def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """The content of `results.json` files, or of those in run folders, each with its `path`.
-
-    What else `runs/*` may hold is passed over with a warning: a folder without a results.json, a file of
-    another name without results. A ValueError names the path that is missing, all paths where none has
-    results, and the `results.json` that is unreadable, not JSON, or not of the form that `build_results`
-    writes.
-    """
-    found, passed = list[dict[str, Any]](), list[str]()
-    for path in map(Path, paths):
-        if not os.path.lexists(path):
-            raise ValueError(f"no such file: {path}")
-        try:
-            found.append({**_read(path), "path": str(path)})
-        except _NoResults as error:
-            passed.append(one_line(str(error)))
-    if not found:
-        raise ValueError(f"no results: {'; '.join(passed) or 'name at least one results.json or run folder'}")
-    for why in passed:
-        logger.warning("passed over: %s", why)
-    return found
-
-
-class _NoResults(Exception):
-    """A path that is none of a run."""
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The results of a file or run folder; `_NoResults` says why there are none."""
-    file = path / "results.json" if path.is_dir() else path
-    try:
-        if not file.is_file():
-            raise _NoResults(f"{path} has no results.json" if path.is_dir() else f"{path} is no file")
-        results = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise (ValueError if file.name == "results.json" else _NoResults)(
-            f"{file} is not JSON: {error}"
-        ) from error
-    if file.name != "results.json" and not (isinstance(results, dict) and "streams" in results):
-        raise _NoResults(f"{file} is no results.json: it has no `streams`")
-    _check(results, str(file))
-    return results
-
-
-def _check(results: Any, file: str) -> None:
-    if not isinstance(results, dict) or not isinstance(results.get("streams"), dict):
-        raise ValueError(f"{file} is no results.json: it has no `streams`")
-    if not results["streams"]:
-        raise ValueError(f"{file} has no streams: nothing was measured")
-    for key, kind in (("benchmark", str), ("model", dict), ("seed", int), ("settings", dict)):
-        if not isinstance(results.get(key), kind | None):
-            raise ValueError(f"{file}: {key} is {results[key]!r}, not of type {kind.__name__}")
-    for part, of in (results.get("settings") or {}).items():
-        if not isinstance(of, dict):
-            raise ValueError(f"{file}: settings of {part!r} are {of!r}")
-    for name, stream in results["streams"].items():
-        if not isinstance(stream, dict) or not isinstance(stream.get("group"), str):
-            raise ValueError(f"{file}: stream {name!r} has no group")
-        if not isinstance(stream.get("sets"), dict | None):
-            raise ValueError(f"{file}: sets of stream {name!r} are {stream['sets']!r}")
-        _check_scores(stream, f"{file}: stream {name!r}")
-        for part, of in (stream.get("sets") or {}).items():
-            _check_scores(of, f"{file}: set {part!r} of stream {name!r}")
-
-
-def _check_scores(part: Any, where: str) -> None:
-    scores = part.get("scores") if isinstance(part, dict) else None
-    if not isinstance(scores, dict) or not scores:
-        raise ValueError(f"{where} has no scores")
-    for score, values in scores.items():
-        for metric in METRICS:
-            value = values.get(metric) if isinstance(values, dict) else None
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"{where}: {metric} of score {score!r} is {value!r}")
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> list[Summary]:

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ants_lightning.common.text import one_line
-from ants_lightning.run.summary import METRICS, Column, Summary, read_results, summarise
+from ants_lightning.run.results import METRICS, read_results
+from ants_lightning.run.summary import Column, Summary, summarise
 
 __all__ = ["build_table", "main", "read_results", "summarise", "to_csv", "to_latex", "to_markdown"]
 

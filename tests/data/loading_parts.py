@@ -14,7 +14,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from ants_lightning.data.stream_loader import Shard
+from ants_lightning.data.stream_loader import RankShare
 
 
 class Numbers(Dataset):
@@ -78,7 +78,7 @@ def unrepeated(data, world, rank, size):
 
 
 def shard(data, world, rank, size):
-    return DataLoader(data, size, sampler=Shard(range(len(data)), world, rank))
+    return DataLoader(data, size, sampler=RankShare(range(len(data)), world, rank))
 
 
 def numbers(n, size=4, **settings):

@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 
 from ants_lightning.data.loading import make_exact
-from ants_lightning.data.stream_loader import Shard
+from ants_lightning.data.stream_loader import RankShare
 
 
 class Restless(Backwards):
@@ -65,7 +65,7 @@ REFUSED = {
     ),
     "OwnBatches": own_batches(DATA, SequentialSampler(DATA)),
     "OwnShares": DataLoader(DATA, 2, sampler=OwnShares(DATA, 2, 0, shuffle=False)),
-    "rank 1 of 2, on rank 0 of 2": DataLoader(DATA, 2, sampler=Shard(range(10), 2, 1)),
+    "rank 1 of 2, on rank 0 of 2": DataLoader(DATA, 2, sampler=RankShare(range(10), 2, 1)),
     "rank 0 of 3, on": DataLoader(DATA, 2, sampler=UnrepeatedDistributedSampler(DATA, 3, 0, shuffle=False)),
     "IterableDataset": DataLoader(Endless(), 2),
     "batch_size=None": DataLoader(DATA, None),

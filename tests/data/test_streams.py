@@ -9,7 +9,7 @@ import torch
 from stream_parts import Numbered, items, reds, stream, where
 
 from ants_lightning.data import MixedStream
-from ants_lightning.data.streams import apportion, stream_counts, stream_order
+from ants_lightning.data.stream_order import apportion, stream_counts, stream_order
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from ants_lightning import demo
 from ants_lightning.demo.scenery import MOTIFS, RESIDENTS, SCENES, TEXTURE_ADJECTIVES, TEXTURES
-from ants_lightning.demo.shapes import FAMILIES, ID_CLASSES, NEAR_CLASSES, stamp, stencil
+from ants_lightning.demo.shapes import FAMILIES, ID_CLASSES, NEAR_CLASSES, SHAPES, stamp, stencil
 from ants_lightning.demo.train.clip import name_accuracy
 from ants_lightning.demo.world import (
     ADJECTIVES,

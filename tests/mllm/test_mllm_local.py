@@ -13,7 +13,7 @@ from torch import nn
 
 from ants_lightning import demo
 from ants_lightning.mllm import TransformersMLLM
-from ants_lightning.mllm.local import fingerprint, outside
+from ants_lightning.mllm.loading import fingerprint, outside
 
 
 @pytest.fixture(scope="module")

@@ -155,7 +155,7 @@ def test_trying_leaves_the_weights_as_they_are(small_demo, monkeypatch):
     ):
         tried = loaded(**settings).describe(images, ["star"] * 4)
         with monkeypatch.context() as patch:
-            patch.setattr("ants_lightning.mllm.local.check_layers", lambda model, dtype: 0)
+            patch.setattr("ants_lightning.mllm.loading.check_layers", lambda model, dtype: 0)
             assert loaded(**settings).describe(images, ["star"] * 4) == tried
 
 

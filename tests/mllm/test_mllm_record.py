@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from ants_lightning import demo
+from ants_lightning.common.hashes import pixel_hash
 from ants_lightning.mllm import ReplayMLLM, TransformersMLLM
-from ants_lightning.mllm.record import Asked, Record, hash_of, pixel_hash
+from ants_lightning.mllm.record import Asked, Record, hash_of
 
 ME, OTHER = {"model": "me"}, {"model": "other"}
 FOX, CAT = Asked("similar_classes", "fox", 5, None), Asked("describe", "cat", None, "abc")

@@ -15,7 +15,7 @@ from rich.console import Console
 from ants_lightning import Report, demo
 from ants_lightning.data import OODDataModule
 from ants_lightning.demo.shapes import ID_CLASSES, NEAR_CLASSES
-from ants_lightning.run.report import StreamProgressBar
+from ants_lightning.run.progress import StreamProgressBar
 from ants_lightning.run.terminal import Lenient
 
 
@@ -39,7 +39,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import lightning as L
 from ants_lightning import NegativeMemory
-from ants_lightning.run.report import Report, StreamProgressBar
+from ants_lightning.run.progress import StreamProgressBar
+from ants_lightning.run.report import Report
 from report_parts import make_model
 from test_report_terminal import named
 

@@ -3,7 +3,8 @@
 import pytest
 from table_parts import csv_rows, four_sets, mixed, results, rich_cells, score, shown, stream, two_groups
 
-from ants_lightning.run.summary import METRICS, summarise
+from ants_lightning.run.results import METRICS
+from ants_lightning.run.summary import summarise
 from ants_lightning.run.table import to_csv
 
 

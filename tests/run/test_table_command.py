@@ -23,7 +23,8 @@ from table_parts import (
 )
 
 from ants_lightning.common.text import one_line
-from ants_lightning.run.summary import Value, read_results, summarise
+from ants_lightning.run.results import read_results
+from ants_lightning.run.summary import Value, summarise
 from ants_lightning.run.table import main, show, to_csv, to_latex, to_markdown
 
 NAN = float("nan")

@@ -19,7 +19,8 @@ from table_parts import (
     two_groups,
 )
 
-from ants_lightning.run.summary import METRICS, summarise
+from ants_lightning.run.results import METRICS
+from ants_lightning.run.summary import summarise
 from ants_lightning.run.table import build_table, to_csv, to_latex, to_markdown
 
 
