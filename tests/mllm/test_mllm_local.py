@@ -228,7 +228,7 @@ class Terminated(SystemExit):
 
 @pytest.mark.parametrize("settings", [{}, {"offload": True}, {"compute_dtype": "bfloat16"}])
 @pytest.mark.parametrize("at", ["vision_tower", "lm_head", "load"])
-def test_a_signal_while_it_answers_goes_through_and_leaves_it_usable(images, settings, at):
+def test_a_signal_while_it_answers_goes_through_and_leaves_it_usable(images, settings, at, monkeypatch):
     """SIGTERM in the middle of a batch or of loading: no question takes it for a failure of its own."""
     avoid = ["star"] * 7
     expected = ready(**settings).describe(images, avoid)
@@ -243,7 +243,10 @@ def test_a_signal_while_it_answers_goes_through_and_leaves_it_usable(images, set
     mllm = ready(batch_size=4, **settings)
     try:
         if at == "load":
-            mllm._check = lambda model: os.kill(os.getpid(), signal.SIGTERM)
+            monkeypatch.setattr(
+                "ants_lightning.mllm.loading.check_layers",
+                lambda *_: os.kill(os.getpid(), signal.SIGTERM),
+            )
         else:
             mllm.load()
             module = next(module for name, module in mllm.model.named_modules() if name.endswith(at))
@@ -254,7 +257,7 @@ def test_a_signal_while_it_answers_goes_through_and_leaves_it_usable(images, set
     finally:
         signal.signal(signal.SIGTERM, before)
     if at == "load":
-        del mllm._check
+        monkeypatch.undo()
     else:
         module._forward_pre_hooks.clear()
     assert mllm.describe(images, avoid) == expected
