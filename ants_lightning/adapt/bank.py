@@ -17,7 +17,17 @@ Rows = dict[str, Tensor]  # columns side by side: one row an image
 RECENT = 1_000
 HISTORY = 100_000  # S_nl kept; more than any benchmark's stream has, 0.4 MB
 
-_STATE = ("predicted", "gamma_star", "n_negative", "n_seen", "n_candidates", "history", "feature_sum")
+_SETTINGS = ("gamma", "eta", "bank_size")
+_STATE = (
+    "predicted",
+    "gamma_star",
+    "n_negative",
+    "n_seen",
+    "n_candidates",
+    "history",
+    "feature_sum",
+    *_SETTINGS,
+)
 
 
 def join(parts: Sequence[Rows]) -> Rows:
@@ -49,12 +59,8 @@ class MemoryBank:
     """
 
     def __init__(self, dim: int, mining: Mining, classes: int = 0) -> None:
-        self.gamma, self.eta, self.bank_size, self.rule = (
-            mining.gamma,
-            mining.eta,
-            mining.bank_size,
-            mining.rule,
-        )
+        self.gamma, self.eta = mining.gamma, mining.eta
+        self.bank_size, self.rule = mining.bank_size, mining.rule
         self.predicted = torch.zeros(classes, dtype=torch.long)
         self.gamma_star, self.n_negative = mining.gamma, 0  # γ* and the size of X_neg
         self.n_seen, self.n_candidates = 0, 0
@@ -66,9 +72,8 @@ class MemoryBank:
         score = rows["id_score"]
         new = (score < self.admitted_below).nonzero()[:, 0]
         self.n_candidates += len(new)
-        if (
-            self.rows and len(self.rows["id_score"]) == self.bank_size
-        ):  # full: most come too high, and nothing is copied for them
+        if self.rows and len(self.rows["id_score"]) == self.bank_size:
+            # Full: most images come too high, and nothing is copied for them.
             new = new[score[new] < self.rows["id_score"].max()]
         if len(new) or not self.rows:
             more = {
@@ -93,8 +98,8 @@ class MemoryBank:
     def mine(self) -> Tensor:
         """Find X_neg and γ* anew in all images seen (eq. 5 and 6); returns rows of the bank, in stream order.
 
-        Exact as long as the bank holds X_neg. Of more the bank's are returned; γ* is then that of the newest
-        `HISTORY` images.
+        Exact as long as the bank holds X_neg. Where X_neg is larger than the bank, all of the bank is
+        returned, and γ* is that of the newest `HISTORY` images.
         """
         scores = self.rows["id_score"] if self.rows else torch.empty(0)
         if self.rule == "histogram":

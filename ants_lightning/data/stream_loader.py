@@ -1,12 +1,14 @@
 """`StreamLoader`: a loader that goes on at any batch and outlives its workers; `RankShare`."""
 
 import logging
+import multiprocessing
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, repeat
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import DataLoader, DistributedSampler
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 logger = logging.getLogger(__name__)
 
 MOST_RESTARTS = 3  # in a row, with no batch in between
+SHUTDOWN_S = 20  # torch itself waits 5 s for each worker
 _KEPT = (
     "num_workers",
     "collate_fn",
@@ -29,7 +32,7 @@ _KEPT = (
 class RankShare(DistributedSampler):
     """One rank's share of an order: elements r, r + W, …, each once; a share may be empty.
 
-    Lightning leaves it alone, being a `DistributedSampler`.
+    Lightning replaces no `DistributedSampler`, which this therefore is.
 
     Args:
         order: keys of the data set, in stream order.
@@ -92,7 +95,7 @@ class StreamLoader(DataLoader):
                 except StopIteration:
                     return
                 except Exception as error:
-                    iterator, why = None, watch.cause(error)
+                    why = watch.cause(error)
                     if why is None or in_a_row == MOST_RESTARTS:
                         raise
                 else:
@@ -101,6 +104,8 @@ class StreamLoader(DataLoader):
                     yield batch
                     del batch  # or two would be held while the next is awaited
                     continue
+                retired, iterator = [iterator], None
+                watch.retire(retired)
                 in_a_row, self.restarts = in_a_row + 1, self.restarts + 1
                 logger.warning(
                     "%s Loading goes on at batch %d (restart %d of this loader)", why, done, self.restarts
@@ -110,7 +115,9 @@ class StreamLoader(DataLoader):
         """A new iterator with workers of its own, over these batches."""
         watch.news = None
         kept = {name: getattr(self, name) for name in _KEPT}
+        others = set(multiprocessing.active_children())
         iterator = iter(DataLoader(self.dataset, batch_sampler=batches, **kept))
+        watch.workers = [child for child in multiprocessing.active_children() if child not in others]
         if self.num_workers:
             watch.install()
         return iterator
@@ -119,13 +126,14 @@ class StreamLoader(DataLoader):
 class _Watch:
     """Keeps news of dead workers until the next batch is asked for.
 
-    torch raises them from a SIGCHLD handler, wherever the main thread is: in the middle of a step, which
-    would be done by half.
+    torch raises them from a SIGCHLD handler, wherever the main thread is: perhaps in the middle of a step,
+    of which only the first half would then be done.
     """
 
     def __init__(self) -> None:
         self._asking, self._feeding, self._installed = False, False, False
         self.news: str | None = None
+        self.workers: list[BaseProcess] = []
 
     def __enter__(self) -> "_Watch":
         return self
@@ -137,24 +145,49 @@ class _Watch:
         self._asking = True  # where somebody else wraps the handler, it stays, and changes nothing
 
     def install(self) -> None:
-        """Come before torch's handler, which is there once a loader has started workers."""
-        if (
-            self._installed
-            or threading.current_thread() is not threading.main_thread()
-            or not hasattr(signal, "SIGCHLD")
-        ):
-            return  # there torch has no handler either, and finds dead workers when a batch is asked for
+        """Come before torch's handler, or in place of it.
+
+        torch sets its own once a process, when a loader first starts workers, and it is lost when Lightning
+        puts back, after a run, the handlers from before. In other threads and on Windows there is none, and
+        torch finds dead workers when a batch is asked for.
+        """
+        in_main = threading.current_thread() is threading.main_thread()
+        if self._installed or not in_main or not hasattr(signal, "SIGCHLD"):
+            return
         self._before: Any = signal.getsignal(signal.SIGCHLD)
         self._installed = True
         signal.signal(signal.SIGCHLD, self._handle)
 
+    def retire(self, iterators: list[Any]) -> None:
+        """Let go of an iterator whose worker was killed, and of its other workers.
+
+        torch shuts them down when the last reference goes, which never ends if the worker was killed while it
+        held a lock of theirs: then they are killed from here, and a thread stays behind.
+        """
+        workers, self.workers = self.workers, []
+        thread = threading.Thread(target=iterators.clear, daemon=True)
+        thread.start()
+        thread.join(SHUTDOWN_S)
+        if thread.is_alive():
+            for worker in workers:
+                worker.kill()
+                worker.join()
+
     def _handle(self, number: int, frame: Any) -> None:
         try:
-            self._before(number, frame)
+            if callable(self._before):
+                self._before(number, frame)
+            if dead := self._dead():
+                raise RuntimeError(dead)
         except RuntimeError as error:
             self.news = str(error)
             if self._asking and not self._feeding:
                 raise
+
+    def _dead(self) -> str | None:
+        """Which workers were killed, in the words of torch."""
+        dead = [str(worker.pid) for worker in self.workers if worker.exitcode]
+        return f"DataLoader worker (pid(s) {', '.join(dead)}) exited unexpectedly" if dead else None
 
     def feed(self, batches: Iterator[Any], under_way: deque[Any]) -> Iterator[Any]:
         """The batches under way again, then new ones; no more is held of a stream, however long it is."""
@@ -185,11 +218,11 @@ class _Watch:
         if str(error).startswith("DataLoader worker (pid"):
             self.news = None
             return str(error)
-        if "in DataLoader worker process" not in str(
-            error
-        ):  # not the data set's: perhaps the news come after a torn message
+        if "in DataLoader worker process" not in str(error):
+            # It does not come from the data set: perhaps the news come after a torn message.
             until = time.monotonic() + 2
-            while self._installed and not self.news and time.monotonic() < until:
+            while self.workers and not self.news and time.monotonic() < until:
+                self.news = self._dead()
                 time.sleep(0.01)
         news, self.news = self.news, None
         return news

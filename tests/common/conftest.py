@@ -1,6 +1,7 @@
 """Fixtures of this folder."""
 
 import pytest
+from run_folder_parts import A_RUN
 
 from ants_lightning.common.run_folder import RunFolder
 
@@ -8,6 +9,6 @@ from ants_lightning.common.run_folder import RunFolder
 @pytest.fixture
 def folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.claim("a run")
+    folder.claim(A_RUN)
     yield folder
-    folder.release("a run")
+    folder.release(A_RUN)

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_folder_parts import again
+from run_folder_parts import A_RUN, again
 
 from ants_lightning.common import run_folder
 from ants_lightning.common.run_folder import RunFolder, file_name
@@ -73,8 +73,8 @@ def test_what_a_run_wrote_is_replaced_by_the_next_and_nothing_else(folder):
     (folder.path / "a folder").mkdir()
     (folder.path / "link").symlink_to(folder.path / "ours.txt")
     (folder.path / "dangling").symlink_to("nowhere")
-    folder.release("a run")
-    folder.claim("a run")
+    folder.release(A_RUN)
+    folder.claim(A_RUN)
     folder.write("ours.txt", b"two")
     folder.write("new/deep.txt", b"two")
     for name in ("edited.txt", "theirs.txt", "a folder", "link", "dangling"):
@@ -98,7 +98,7 @@ def test_what_is_needed_and_not_ours_is_an_error_that_frees_the_folder(folder):
     (folder.path / "results.json").write_text("precious")
     with pytest.raises(ValueError, match=r"run holds results\.json, which no run wrote, .*default_root_dir"):
         folder.claim("another", "absent.txt", "results.json")
-    folder.release("a run")
+    folder.release(A_RUN)
     again(folder)
 
 
@@ -109,7 +109,7 @@ def test_a_folder_is_free_when_all_have_released_it(folder):
         folder.release(who)
         with pytest.raises(ValueError, match="is under way in"):
             RunFolder(folder.path).claim("the next")
-    folder.release("a run")
+    folder.release(A_RUN)
     RunFolder(folder.path).claim("the next")
 
 
@@ -125,7 +125,7 @@ def test_another_process_is_refused_and_one_that_was_killed_leaves_no_lock(tmp_p
         assert other.stdout.readline() == "claimed\n"
         folder = RunFolder(tmp_path)
         with pytest.raises(ValueError) as error:
-            folder.claim("a run")
+            folder.claim(A_RUN)
         assert (
             f"another run (process {other.pid} on {os.uname().nodename}) is under way in {tmp_path}: "
             in str(error.value)
@@ -133,9 +133,9 @@ def test_another_process_is_refused_and_one_that_was_killed_leaves_no_lock(tmp_p
     finally:
         other.send_signal(signal.SIGKILL)
         other.wait()
-    folder.claim("a run")
+    folder.claim(A_RUN)
     assert folder.is_ours("done.txt") and folder.is_ours("part.txt")  # the latter at whatever length
-    folder.release("a run")
+    folder.release(A_RUN)
 
 
 def test_a_killed_run_leaves_nothing_that_is_nobodys(folder, monkeypatch):

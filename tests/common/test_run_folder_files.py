@@ -6,7 +6,7 @@ import stat
 
 import lightning as L
 import pytest
-from run_folder_parts import again
+from run_folder_parts import A_RUN, again
 
 from ants_lightning.common import run_folder
 from ants_lightning.common.files import swap_folder
@@ -19,7 +19,7 @@ def test_files_that_grow(folder, tmp_path):
         folder.begin("rows.csv")
     (folder.path / "rows.csv").write_text("a\n")
     assert folder.is_ours("rows.csv") and again(folder).is_ours("rows.csv")
-    folder.claim("a run")
+    folder.claim(A_RUN)
     folder.finish("rows.csv", "never.csv")
     assert folder.is_ours("rows.csv")
     (folder.path / "rows.csv").write_text("a\nmine\n")
@@ -43,7 +43,7 @@ def test_put_and_move(folder):
     )
     new.write_bytes(b"newer")
     (folder.path / "results.json").write_bytes(b"precious")
-    folder.claim("a run")
+    folder.claim(A_RUN)
     with pytest.raises(FileExistsError):
         folder.put(new, "results.json")
     assert new.read_bytes() == b"newer"
@@ -54,8 +54,8 @@ def test_a_folder_that_we_made_goes_when_it_is_empty(folder):
     for name in ("ours", "theirs", "shared"):
         folder.make_folder(name)
     (folder.path / "shared" / "note").touch()
-    folder.release("a run")
-    folder.claim("a run")
+    folder.release(A_RUN)
+    folder.claim(A_RUN)
     for name in ("ours", "theirs", "shared"):
         folder.remove_folder(name)
     assert sorted(path.name for path in folder.path.iterdir() if path.is_dir()) == ["shared", "theirs"]
@@ -115,7 +115,7 @@ def test_a_list_that_is_none_is_an_error(tmp_path, content):
     (tmp_path / MARKER).write_text(content)
     for _ in range(2):  # the lock is free again
         with pytest.raises(ValueError, match="is not the list of what this version's runs wrote there"):
-            RunFolder(tmp_path).claim("a run")
+            RunFolder(tmp_path).claim(A_RUN)
     assert (tmp_path / MARKER).read_text() == content
 
 
@@ -123,9 +123,9 @@ def test_folders_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OSError, match=r"the folder of the run, .*file.*, cannot be written: "):
-            RunFolder(path).claim("a run")
+            RunFolder(path).claim(A_RUN)
     with pytest.raises(OSError, match="name too long"):
-        RunFolder(tmp_path / ("n" * 300)).claim("a run")
+        RunFolder(tmp_path / ("n" * 300)).claim(A_RUN)
     with pytest.raises(ValueError, match="a local folder, not to 's3://bucket/run'"):
         RunFolder("s3://bucket/run")
 
@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_read_or_written_for_want_of_rights(tmp_path):
                         above.chmod(above.stat().st_mode | 0o555)
                 tmp_path.chmod(0o555)
                 os.setuid(65534)
-            RunFolder(tmp_path).claim("a run")
+            RunFolder(tmp_path).claim(A_RUN)
         except OSError as error:
             os._exit(
                 0
@@ -165,8 +165,8 @@ def test_writing_without_a_claim_is_an_error(tmp_path):
 def test_other_ranks_touch_nothing(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.is_first_rank = False
-    folder.claim("a run", "results.json")
-    folder.release("a run")
+    folder.claim(A_RUN, "results.json")
+    folder.release(A_RUN)
     assert not folder.path.exists()
 
 
@@ -193,5 +193,5 @@ def test_the_list_can_be_read(folder):
     folder.write("a.txt", b"1")
     content = json.loads((folder.path / MARKER).read_text())
     assert content["run"]["pid"] == os.getpid() and list(content["files"]) == ["a.txt"]
-    folder.release("a run")
+    folder.release(A_RUN)
     assert json.loads((folder.path / MARKER).read_text())["run"] is None

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -13,9 +14,20 @@ from torch.utils.data import (
     DataLoader,
     SequentialSampler,
 )
+from torch.utils.data._utils import signal_handling
 
+from ants_lightning.data import stream_loader
 from ants_lightning.data.loading import make_exact
 from ants_lightning.data.stream_loader import MOST_RESTARTS
+
+
+@pytest.fixture(params=["torch's handler", "no handler"], autouse=True)
+def handler(request, monkeypatch):
+    """With torch's SIGCHLD handler and without, as a trainer leaves it that ran before in this process."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", request.param == "no handler")
+    yield request.param
+    signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -36,8 +48,7 @@ def test_a_killed_worker_costs_no_image(tmp_path, caplog, shuffle):
         assert message.startswith("DataLoader worker (pid") and f"restart {i + 1} of this loader" in message
 
 
-def test_a_worker_killed_while_a_step_runs_does_not_end_the_step(caplog):
-    handler = signal.getsignal(signal.SIGCHLD)
+def test_a_worker_killed_while_a_step_runs_does_not_end_the_step(caplog, handler):
     loader = make_exact(DataLoader(Numbers(200), 4, num_workers=2), 2, 1, skip=1)
     found = []
     for k, batch in enumerate(loader):
@@ -51,10 +62,8 @@ def test_a_worker_killed_while_a_step_runs_does_not_end_the_step(caplog):
         and "going" not in caplog.text
         and "Loading goes on at batch 4 (restart 1" in caplog.text
     )
-    assert (
-        signal.getsignal(signal.SIGCHLD) is handler
-        or "signal_handling" in signal.getsignal(signal.SIGCHLD).__code__.co_filename
-    )
+    after = signal.getsignal(signal.SIGCHLD)
+    assert (after is signal.SIG_DFL) == (handler == "no handler")
 
 
 class Deadly(BatchSampler):
@@ -88,6 +97,36 @@ def test_workers_that_are_killed_again_and_again_end_the_run(tmp_path, caplog):
     assert (
         loader.restarts == MOST_RESTARTS and caplog.text.count("Loading goes on at batch 1 ") == MOST_RESTARTS
     )
+
+
+class Locking(Numbers):
+    """A worker takes the lock without which torch cannot shut down the others, and keeps it."""
+
+    def __getitem__(self, i):
+        if i in self.deadly and not (self.folder / "pid").exists():
+            frame = sys._getframe()
+            while "done_event" not in frame.f_locals:
+                frame = frame.f_back
+            with frame.f_locals["done_event"]._cond:
+                (self.folder / "new").write_text(str(os.getpid()))
+                (self.folder / "new").rename(self.folder / "pid")
+                time.sleep(100)
+        return i
+
+
+def test_a_worker_killed_with_a_lock_in_its_hands_does_not_hold_up_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream_loader, "SHUTDOWN_S", 1)
+    before, found = set(multiprocessing.active_children()), []
+    loader = make_exact(DataLoader(Locking(40, tmp_path, deadly=(9,)), 4, num_workers=2), 1, 0)
+    for k, batch in enumerate(loader):
+        found.append(batch)
+        if k == 0:
+            while not (tmp_path / "pid").exists():
+                time.sleep(0.01)
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+            time.sleep(0.2)
+    assert lists(found) == dealt(range(40), 1, 0, 4) and loader.restarts == 1
+    assert set(multiprocessing.active_children()) <= before
 
 
 class Missing(Numbers):

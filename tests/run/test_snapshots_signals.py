@@ -12,6 +12,7 @@ from ants_lightning.run import snapshot_files as files
 
 
 def test_keyboard_interrupt(job, whole):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored
     with pytest.raises(SystemExit) as end:
         job.run(At(9, lambda: os.kill(os.getpid(), signal.SIGINT)))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has it ignored from here on
