@@ -59,8 +59,11 @@ def test_batches_that_are_lost_altogether_do_not_end_a_run(faults, uncached, tmp
     data = faults.data(features=features, batch_size=1)  # each lost image is a batch
     result = run(data, tmp_path, model, schedule={"every": 1})[2]
     assert (result["n_unreadable"], result["n_id"], result["n_ood"]) == (9, 56, 30)
+    one_pair = 1 / (
+        56 * 30
+    )  # equal images round differently in batches of 1 and of 8, so two may change places
     for score in ("mcm", "neglabel"):
-        assert result["scores"][score] == pytest.approx(uncached[2]["scores"][score], abs=1e-5)
+        assert result["scores"][score] == pytest.approx(uncached[2]["scores"][score], abs=one_pair)
 
 
 def test_lost_images_of_the_cache_are_told_as_by_the_stream(faults, tmp_path):

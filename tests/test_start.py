@@ -47,3 +47,11 @@ def test_neither_the_import_nor_help_loads_the_libraries_of_models(words):
     modules = lines[-1].split()
     assert "ants_lightning.mllm.served" in modules and (words is None or lines[0].startswith("usage:"))
     assert not [module for module in modules if module.split(".")[0] in HEAVY]
+
+
+def test_the_module_is_the_command():
+    told = [
+        subprocess.run([*command, "table", "--help"], capture_output=True, text=True, check=True).stdout
+        for command in (["ants-lightning"], [sys.executable, "-m", "ants_lightning"])
+    ]
+    assert told[0] == told[1] and told[0].startswith("usage: ants-lightning table")

@@ -131,17 +131,14 @@ def _check(name: str, model: nn.Module, dtype: torch.dtype) -> None:
     fast, plain = choose_paths(model)
     kinds = check_layers(model, dtype)
     if kinds:
-        paths = (
-            f"; of the 4-bit layers {fast} take the AVX512-BF16 path, {plain} the plain one"
-            if fast + plain
-            else ""
-        )
+        on_cpu = fast + plain > 0 and next(model.parameters()).device.type == "cpu"
+        paths = f"; of the 4-bit layers {fast} take the AVX512-BF16 path, {plain} the plain one"
         logger.info(
             "%s: %d kinds of layer compute what their weights say (tried in %.0f ms)%s",
             name,
             kinds,
             1000 * (time.monotonic() - begun),
-            paths,
+            paths if on_cpu else "",
         )
 
 

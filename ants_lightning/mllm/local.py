@@ -174,7 +174,12 @@ class TransformersMLLM(ChatMLLM):
             if failed == len(questions):
                 raise self._error
             logger.warning(
-                "%s failed at %d of %d questions: %s", self.name, failed, len(questions), self._error
+                "%s failed at %d of %d questions: %s: %s",
+                self.name,
+                failed,
+                len(questions),
+                type(self._error).__name__,
+                self._error,
             )
         return [answers[i] for i in range(len(questions))]
 

@@ -19,25 +19,25 @@ NEAR_FAR = {
 }
 
 
-@pytest.mark.parametrize("benchmark", LAYOUTS)
-def test_every_benchmark_is_read_from_openoods_layout(tmp_path, benchmark, caplog):
-    root = layout(tmp_path, benchmark)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_benchmark_is_read_from_openoods_layout(tmp_path, name, caplog):
+    root = layout(tmp_path, name)
     data = OpenOODDataModule(
-        root, benchmark, batch_size=4, num_workers=0, transform=lambda image: torch.tensor(image.size)
+        root, name, batch_size=4, num_workers=0, transform=lambda image: torch.tensor(image.size)
     )
-    near, far = NEAR_FAR[benchmark]
+    near, far = NEAR_FAR[name]
     assert data.groups == {**dict.fromkeys(near, "near"), **dict.fromkeys(far, "far")}
     assert list(data.groups) == [*near, *far] and data.class_names == list(
-        class_names_of(BENCHMARKS[benchmark].classes)
+        class_names_of(BENCHMARKS[name].classes)
     )
-    lists, entries = LAYOUTS[benchmark]
+    lists, entries = LAYOUTS[name]
     folder, pattern, labels = entries[f"test_{lists}"]
     assert data.id_set.labels == labels and data.id_set.classes == data.class_names
     assert data.id_set.paths == [str(root / folder / pattern.format(f"{i:04}")) for i in range(len(labels))]
-    for name in (*near, *far):
-        folder, pattern, _ = entries[f"test_{name}"]
-        assert data.ood_sets[name].paths == [str(root / folder / pattern.format(f"{i:04}")) for i in range(3)]
-    image, label = data.ood_sets["tin" if "cifar" in benchmark else "ninco"][1]
+    for ood in (*near, *far):
+        folder, pattern, _ = entries[f"test_{ood}"]
+        assert data.ood_sets[ood].paths == [str(root / folder / pattern.format(f"{i:04}")) for i in range(3)]
+    image, label = data.ood_sets["tin" if "cifar" in name else "ninco"][1]
     assert (image.mode, image.size, label, image.getpixel((0, 0))[0]) == ("RGB", (8, 8), -1, 1)
     data.setup("test")
     assert {len(stream) for stream in data.streams.values()} == {len(labels) + 3}
@@ -46,18 +46,18 @@ def test_every_benchmark_is_read_from_openoods_layout(tmp_path, benchmark, caplo
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "labels"),
+    ("name", "labels"),
     [
         ("imagenet1k", [0, 999, 5, 7, 8, 393, 393]),
         ("imagenet200", [0, 199, 0, 8, 110]),
         ("cifar10", [0, 9, 7]),
     ],
 )
-def test_full_spectrum_takes_covariate_shifted_images_as_id(tmp_path, benchmark, labels):
-    data = OpenOODDataModule(layout(tmp_path, benchmark), benchmark, covariate_shifted=True)
+def test_full_spectrum_takes_covariate_shifted_images_as_id(tmp_path, name, labels):
+    data = OpenOODDataModule(layout(tmp_path, name), name, covariate_shifted=True)
     assert data.id_set.labels == labels and list(data.groups) == [
-        *NEAR_FAR[benchmark][0],
-        *NEAR_FAR[benchmark][1],
+        *NEAR_FAR[name][0],
+        *NEAR_FAR[name][1],
     ]
 
 
