@@ -19,9 +19,7 @@ USERS = {
             {"class_path": "lightning.pytorch.callbacks.DeviceStatsMonitor", "init_args": {"cpu_stats": True}}
         ]
     },
-    "memory": {
-        "mllm": {"class_path": "ants_lightning.mllm.ReplayMLLM", "init_args": {"record": "mine.jsonl"}}
-    },
+    "memory": {"mllm": {"class_path": "ReplayMLLM", "init_args": {"record": "mine.jsonl"}}},
 }
 
 
@@ -115,7 +113,7 @@ def test_an_mllm_goes_on_top_of_a_config_and_stays_below_overlays(base, mllm, mo
         first = shown(["--config", base, "--memory.mllm", mllm, *above], monkeypatch, capsys)
         last = shown(["--config", base, *above, "--memory.mllm", mllm], monkeypatch, capsys)
         assert first == last
-        assert first["memory"]["mllm"]["class_path"] == wanted["class_path"]
+        assert first["memory"]["mllm"]["class_path"] == f"ants_lightning.mllm.{wanted['class_path']}"
         assert_holds(first["memory"]["mllm"]["init_args"], wanted["init_args"])
         assert_holds(first, merged(base, *overlays, {"memory": {"mllm": wanted}}))
 

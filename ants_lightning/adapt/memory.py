@@ -25,7 +25,8 @@ from ants_lightning.data.batches import dataset_of, stream_loaders, unpack_batch
 from ants_lightning.data.raw import RawImages
 from ants_lightning.decide.threshold import decisive
 from ants_lightning.distributed import gather_json, gather_rows
-from ants_lightning.mllm.base import MLLM
+from ants_lightning.mllm.base import MLLM, ChatMLLM
+from ants_lightning.mllm.record import ReplayMLLM
 from ants_lightning.mllm.guard import Guard
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class NegativeMemory(L.Callback):
 
     def __init__(
         self,
-        mllm: MLLM | None = None,
+        mllm: ChatMLLM | ReplayMLLM | MLLM | None = None,
         mining: Mining | dict[str, Any] | None = None,
         ens: ENS | dict[str, Any] | None = None,
         vsnl: VSNL | dict[str, Any] | None = None,

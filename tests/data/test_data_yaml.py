@@ -258,7 +258,7 @@ def test_every_example_of_the_documentation_parses(block, tmp_path, capsys):
         main(["test", "--config", str(tmp_path / "data.yaml"), "--print_config"])
     printed = yaml.safe_load(capsys.readouterr().out)["data"]
     wanted = yaml.safe_load(block)["data"]
-    assert end.value.code == 0 and printed["class_path"] == wanted["class_path"]
+    assert end.value.code == 0 and printed["class_path"] == f"ants_lightning.data.{wanted['class_path']}"
     assert {key: printed["init_args"][key] for key in ("ood_share", "mix", "size")} == {
         key: wanted["init_args"].get(key) for key in ("ood_share", "mix", "size")
     }
