@@ -26,8 +26,8 @@ from ants_lightning.data.raw import RawImages
 from ants_lightning.decide.threshold import decisive
 from ants_lightning.distributed import gather_json, gather_rows
 from ants_lightning.mllm.base import MLLM, ChatMLLM
-from ants_lightning.mllm.record import ReplayMLLM
 from ants_lightning.mllm.guard import Guard
+from ants_lightning.mllm.record import ReplayMLLM
 
 logger = logging.getLogger(__name__)
 

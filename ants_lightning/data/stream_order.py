@@ -6,6 +6,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from ants_lightning.common.settings import check_choice
+
 ORDERS = ("mixed", "id_first", "blocks")
 
 
@@ -73,8 +75,7 @@ def stream_order(
     The same `seed` and `counts` choose the same images in every order. With nothing left out `mixed` is
     `torch.randperm(Σ counts)` of the seed.
     """
-    if order not in ORDERS:
-        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    check_choice(ORDERS, order=order)
     generator = torch.Generator().manual_seed(seed)
     # Drawn first, so that it does not depend on what is left out.
     mix = torch.randperm(sum(counts), generator=generator)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from PIL.Image import Image, Resampling
 
+from ants_lightning.common.settings import check_counts, plain
 from ants_lightning.mllm.parsing import parse_names, parse_sentence
 
 DESCRIBE_PROMPT = "Describe the main object in this image in a few words. Do not use the word {name}."
@@ -81,11 +82,10 @@ class ChatMLLM:
         similar_prompt: str = SIMILAR_PROMPT,
         similar_image_prompt: str = SIMILAR_IMAGE_PROMPT,
     ) -> None:
-        if max_new_tokens < 1 or (max_image_side is not None and max_image_side < 1):
-            raise ValueError(
-                f"max_new_tokens and max_image_side must be at least 1, got {max_new_tokens} and "
-                f"{max_image_side}"
-            )
+        max_new_tokens, max_image_side = plain((max_new_tokens, max_image_side))
+        check_counts(max_new_tokens=max_new_tokens)
+        if max_image_side is not None:
+            check_counts(max_image_side=max_image_side)
         self.prompts = {
             "describe": describe_prompt,
             "similar": similar_prompt,

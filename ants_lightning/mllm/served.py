@@ -1,12 +1,11 @@
 """An MLLM behind any server that speaks OpenAI's chat API: vLLM, SGLang, llama.cpp, Ollama and others."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ants_lightning.common.settings import plain
+from ants_lightning.common.settings import check_counts, check_flags, check_positive, check_whole, plain
 from ants_lightning.mllm.address import Address
 from ants_lightning.mllm.base import ChatMLLM, Question
 
@@ -51,14 +50,14 @@ class ServedMLLM(ChatMLLM):
         **chat: Any,
     ) -> None:
         super().__init__(**chat)
-        concurrency, timeout, max_retries = plain((concurrency, timeout, max_retries))
+        concurrency, timeout, max_retries, structured = plain((concurrency, timeout, max_retries, structured))
         self.address = Address(base_url)
         if not model:
             raise ValueError(f"model must be the name that the server knows it by, got {model!r}")
-        if concurrency < 1 or not 0 < timeout < math.inf or max_retries < 0:
-            raise ValueError(
-                f"concurrency, timeout and max_retries out of range: {concurrency}, {timeout}, {max_retries}"
-            )
+        check_counts(concurrency=concurrency)
+        check_positive(timeout=timeout)
+        check_whole(0, max_retries=max_retries)
+        check_flags(structured=structured)
         self.base_url, self.name, self.concurrency = base_url, model, concurrency
         self.timeout, self.max_retries, self.structured = timeout, max_retries, structured
         self.at_once = 4 * concurrency
