@@ -32,10 +32,11 @@ TABLE_HELP = (
     "`ants-lightning table runs/*` shows the results of one run or several; "
     "`ants-lightning table --help` tells how."
 )
+# Callbacks that are no entries of trainer.callbacks
 OWN_KEYS: dict[type[L.Callback], str] = {
     NegativeMemory: "set it by `memory:` (--memory.mllm, --memory.mining.gamma and the like)",
     Report: "set it by `report:` (--report.table)",
-}  # callbacks that are no entries of trainer.callbacks
+}
 
 
 class Trainer(L.Trainer):
@@ -56,9 +57,8 @@ class Trainer(L.Trainer):
             raise ValueError(f"only an OODDataModule can be encoded, not {type(datamodule).__name__}")
         trainer: Any = self
         callbacks = trainer.callbacks
-        trainer.callbacks = [
-            callback for callback in callbacks if isinstance(callback, ProgressBar)
-        ]  # others want a stream
+        # Others want a stream
+        trainer.callbacks = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
         try:
             encoded = datamodule.encode(trainer, model)
         finally:

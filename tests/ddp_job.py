@@ -103,10 +103,8 @@ class Foreign(L.LightningDataModule):
         own.trainer = self.trainer
         own.setup(stage)
         items = [own.streams["scenes"][i] for i in range(89)]
-        self.images, self.labels = (
-            torch.stack([item["image"] for item in items]),
-            torch.tensor([item["label"] for item in items]),
-        )
+        self.images = torch.stack([item["image"] for item in items])
+        self.labels = torch.tensor([item["label"] for item in items])
 
     def test_dataloader(self):
         tiny = torch.stack([(self.labels >= 0).nonzero()[0], (self.labels < 0).nonzero()[0]])[:, 0]

@@ -48,11 +48,9 @@ def write_odd(folder):
     """Files of every other kind, and the pixels `(h, w, 3)` that they must give; None: those of Pillow's
     own conversion.
     """
-    image, red, green = (
-        drawing(),
-        Image.new("RGB", (64, 64), (250, 0, 0)),
-        Image.new("RGB", (64, 64), (0, 250, 0)),
-    )
+    image = drawing()
+    red = Image.new("RGB", (64, 64), (250, 0, 0))
+    green = Image.new("RGB", (64, 64), (0, 250, 0))
     alpha = Image.fromarray(GREY8)
     grey = np.stack([GREY8] * 3, 2)
     exif = Image.Exif()

@@ -31,10 +31,8 @@ def test_demo_config_runs_and_ants_is_above_mcm_and_neglabel_on_every_stream(
 def test_the_same_config_predicts_to_a_file_and_encodes(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = ["--config", "configs/demo.yaml", "--trainer.default_root_dir", str(tmp_path), *SMALL]
-    words += [
-        "--trainer.accelerator",
-        "cpu",
-    ]  # convolutions of a GPU round to TF32: scores move by up to 3e-4
+    # Convolutions of a GPU round to TF32: scores move by up to 3e-4
+    words += ["--trainer.accelerator", "cpu"]
     main(["predict", *words, "--predictions.path", "out.parquet", "--model.threshold", "auto"])
     rows = parquet.read_table(tmp_path / "out.parquet").to_pydict()
     assert rows["stream"] == ["lookalikes"] * 80 + ["textures"] * 80 + ["scenes"] * 80

@@ -49,9 +49,8 @@ def start(folder, what, devices, *more, launcher=(), seconds=300):
     failed, since = folder / "failed", time.monotonic()
     while True:
         try:
-            output, _ = process.communicate(
-                timeout=1
-            )  # all ranks hold the pipe: it ends with the last of them
+            # All ranks hold the pipe: it ends with the last of them
+            output, _ = process.communicate(timeout=1)
             break
         except subprocess.TimeoutExpired:
             told = failed.read_text("utf-8") if failed.exists() else ""
@@ -104,9 +103,8 @@ def measured(images):
     """The metrics of dumped scores, each image counted once."""
     is_ood = torch.tensor([image["label"] < 0 for image in images])
     names = [name for name in images[0] if name != "label"]
-    scores = {
-        name: torch.tensor([image[name] for image in images], dtype=torch.float64) for name in names
-    }  # float32 would tie
+    # Float32 would tie
+    scores = {name: torch.tensor([image[name] for image in images], dtype=torch.float64) for name in names}
     return {name: detection_metrics(column, is_ood) for name, column in scores.items()}
 
 

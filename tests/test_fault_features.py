@@ -51,9 +51,8 @@ def test_images_whose_features_are_not_finite_are_left_out_and_counted(faults, u
     data.setup("test")
     stream = data.streams["scenes"]
     good, _ = expected(faults, stream, model.preprocess)
-    drawings = [
-        i for i, (_, _, path) in good.items() if Path(path).stem.isdigit()
-    ]  # no other image has their pixels
+    # No other image has their pixels
+    drawings = [i for i, (_, _, path) in good.items() if Path(path).stem.isdigit()]
     bad = {i: good[i] for i in (*drawings[8:14], drawings[-1])}
     Poison(model, [image for image, _, _ in bad.values()], value)
     _, mllm, result = run(faults.data(), tmp_path, model)
@@ -134,9 +133,8 @@ def test_images_for_the_mllm_need_a_normalize_only_where_a_set_gives_none_back(f
     ):
         RawImages([], pil_to_tensor, 4)
     for raw in (RawImages([], pil_to_tensor, 0), RawImages([], ANTS(demo.CLIP).preprocess, 4)):
-        raw.keep(
-            torch.zeros(2, 512), torch.arange(2), torch.tensor([True, True])
-        )  # features: nothing to show
+        # Features: nothing to show
+        raw.keep(torch.zeros(2, 512), torch.arange(2), torch.tensor([True, True]))
         with pytest.raises(KeyError):
             raw[0]
 

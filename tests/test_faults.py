@@ -59,9 +59,8 @@ def test_batches_that_are_lost_altogether_do_not_end_a_run(faults, uncached, tmp
     data = faults.data(features=features, batch_size=1)  # each lost image is a batch
     result = run(data, tmp_path, model, schedule={"every": 1})[2]
     assert (result["n_unreadable"], result["n_id"], result["n_ood"]) == (9, 56, 30)
-    one_pair = 1 / (
-        56 * 30
-    )  # equal images round differently in batches of 1 and of 8, so two may change places
+    # Equal images round differently in batches of 1 and of 8, so two may change places
+    one_pair = 1 / (56 * 30)
     for score in ("mcm", "neglabel"):
         assert result["scores"][score] == pytest.approx(uncached[2]["scores"][score], abs=one_pair)
 

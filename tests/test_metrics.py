@@ -212,9 +212,8 @@ def test_each_ood_set_of_a_stream_is_measured_against_all_id_images():
 
 
 def test_ood_sets_by_hand():
-    label = torch.tensor(
-        [0, 0, -1, -1, -2]
-    )  # ID at 1 and 2; set a at 3 and 1.5: 3 of 4 pairs are in order; set b at 0: none is
+    # ID at 1 and 2; set a at 3 and 1.5: 3 of 4 pairs are in order; set b at 0: none is
+    label = torch.tensor([0, 0, -1, -1, -2])
     metric = OODMetrics(["s"], ["a", "b"])
     metric.update(torch.tensor([1, 2, 3, 1.5, 0])[:, None], label, label)
     found = metric.compute()

@@ -213,10 +213,8 @@ def test_a_value_out_of_range_is_told_with_the_name_that_was_written(
 
 
 def test_dicts_and_groups_are_the_same_in_python():
-    groups, dicts = (
-        NegativeMemory(mining=Mining(gamma=0.8), ens=ENS(size=5)),
-        NegativeMemory(None, {"gamma": 0.8}, {"size": 5}),
-    )
+    groups = NegativeMemory(mining=Mining(gamma=0.8), ens=ENS(size=5))
+    dicts = NegativeMemory(None, {"gamma": 0.8}, {"size": 5})
     assert groups.settings == dicts.settings != NegativeMemory().settings
     assert groups.settings.asdict()["mining"] == {
         "gamma": 0.8,

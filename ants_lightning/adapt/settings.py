@@ -175,10 +175,11 @@ class MemorySettings(SettingsGroup):
         object.__setattr__(self, "record", plain_path(self.record))
 
 
+# The settings that are groups
 GROUPS: dict[str, type[SettingsGroup]] = {
     "mining": Mining,
     "ens": ENS,
     "vsnl": VSNL,
     "schedule": Schedule,
     "hygiene": HygieneSettings,
-}  # the settings that are groups
+}

@@ -63,9 +63,8 @@ def synset_lines(data: str, index: str) -> list[str]:
     for line in data.splitlines():
         if not line.startswith("  "):
             offset, file, _, count, *rest = line.split(" ")
-            words = [
-                re.sub(r"\((a|p|ip)\)$", "", word) for word in rest[: 2 * int(count, 16) : 2]
-            ]  # where an adjective may stand
+            # Where an adjective may stand
+            words = [re.sub(r"\((a|p|ip)\)$", "", word) for word in rest[: 2 * int(count, 16) : 2]]
             synonyms = [word if first[word.lower()] == offset else f"~{word}" for word in words]
             lines.append("\t".join([FILES[int(file)], *synonyms]).replace("_", " "))
     return lines

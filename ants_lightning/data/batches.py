@@ -59,9 +59,8 @@ class Batch:
     label: Tensor | None  # (n,)
     index: Tensor | None  # (n,), places in the stream
     path: list[str] | None  # of n files
-    lost: list[
-        dict[str, Any]
-    ]  # images that could not be read, as of `reading.lost_item`, and those of `only`
+    # Images that could not be read, as of `reading.lost_item`, and those of `only`
+    lost: list[dict[str, Any]]
     kept: Tensor | None = None  # rows of the batch as it came that are left after `only`; None: all
 
     @classmethod
@@ -195,9 +194,8 @@ def places_of(loader: Any) -> int | None:
     dataset = dataset_of(loader)
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    one_by_one = (
-        getattr(loader, "batch_sampler", None) is not None
-    )  # else an item of the data set may be a batch
+    # Else an item of the data set may be a batch
+    one_by_one = getattr(loader, "batch_sampler", None) is not None
     return size_of(dataset) if one_by_one and not isinstance(dataset, IterableDataset) else None
 
 

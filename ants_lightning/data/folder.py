@@ -77,9 +77,8 @@ class FolderDataModule(L.LightningDataModule):
         paths = find_images(self.folder)
         if not paths:
             raise FileNotFoundError(f"no images in the folder {str(self.folder)!r} and its subfolders")
-        model: Any = (
-            self.trainer and self.trainer.lightning_module
-        )  # with a transform of its own it needs no trainer
+        # With a transform of its own it needs no trainer
+        model: Any = self.trainer and self.trainer.lightning_module
         self.images = FolderImages(paths, self.transform or model.preprocess)
 
     def predict_dataloader(self) -> dict[str, DataLoader]:

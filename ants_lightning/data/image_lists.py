@@ -16,11 +16,8 @@ from ants_lightning.data.reading import open_image
 
 logger = logging.getLogger(__name__)
 
-IMAGE_FOLDERS = (
-    "images_largescale",
-    "images_classic",
-    "",
-)  # of the root, in OpenOOD's layout; "": the root itself
+# Of the root, in OpenOOD's layout; "": the root itself
+IMAGE_FOLDERS = ("images_largescale", "images_classic", "")
 ARCHIVE_NAMES = {"Textures": "dtd"}  # folders that keep the name of their archive
 SHOWN = 3  # names of each kind in an error
 
@@ -189,9 +186,8 @@ class ImageLists:
             self._wrong(f"{where}: {len(wrong)} bad lines; {'; '.join(wrong[:SHOWN])}")
         elif not names:
             self._wrong(f"{where}: the list is empty")
-        classic = (
-            "cifar" in where or "texture" in where
-        )  # where OpenOOD keeps them; a stable sort leaves the rest in order
+        # Where OpenOOD keeps them; a stable sort leaves the rest in order
+        classic = "cifar" in where or "texture" in where
         folders = (
             sorted(IMAGE_FOLDERS, key=lambda folder: folder != "images_classic")
             if classic

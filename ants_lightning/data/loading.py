@@ -96,9 +96,8 @@ class _Exactly:
             loader = make_exact(loader, trainer.world_size, trainer.global_rank, skip)
             self.made.append(loader)
             if trainer.predicting and isinstance(loader, StreamLoader) and not _notes_indices(trainer):
-                loader.batches = _plain_batches(
-                    loader
-                )  # Lightning's wrapper would keep every index of the stream
+                # Lightning's wrapper would keep every index of the stream
+                loader.batches = _plain_batches(loader)
             if trainer.world_size > 1:
                 loader.on_start = self._refuse_idle_ranks
         return self.of_strategy(loader)

@@ -10,9 +10,8 @@ from ants_lightning.data.class_names import class_names_of, read_class_names
 from ants_lightning.data.image_lists import ImageLists
 from ants_lightning.data.streams import OODDataModule
 
-Sources = dict[
-    str, tuple[str, int]
-]  # name → list or folder, relative to the root, and how many images it has
+# Name → list or folder, relative to the root, and how many images it has
+Sources = dict[str, tuple[str, int]]
 
 ADVICE = (
     "What to do: put OpenOOD's lists in <root>/benchmark_imglist/<benchmark>/ and its images in "

@@ -14,10 +14,8 @@ from ants_lightning.data.columns import label_of
 
 logger = logging.getLogger(__name__)
 
-BUGS = (
-    NameError,
-    ImportError,
-)  # never the fault of a file; decoders throw nearly everything else at a broken one
+# Never the fault of a file; decoders throw nearly everything else at a broken one
+BUGS = (NameError, ImportError)
 LONGEST = 32  # times its width, or its height, that an image is long
 
 

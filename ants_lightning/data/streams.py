@@ -173,12 +173,8 @@ class OODDataModule(L.LightningDataModule):
             kinds = {"near" if member in near else "far" for member in members}
             self.groups[name] = kinds.pop() if len(kinds) == 1 else "mixed"
         self.class_names = _class_names(class_names, getattr(id_set, "classes", None))
-        self.batch_size, self.num_workers, self.seed, self.transform = (
-            batch_size,
-            num_workers,
-            seed,
-            transform,
-        )
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.seed, self.transform = seed, transform
         self.order, self.ood_share, self.size = order, ood_share, size
 
     def _members(self) -> dict[str, list[str]]:
@@ -190,9 +186,8 @@ class OODDataModule(L.LightningDataModule):
         """Mix the streams, with the model's preprocessing unless a transform was given."""
         if stage == "validate":
             return
-        model: Any = (
-            self.trainer and self.trainer.lightning_module
-        )  # with a transform of its own it needs no trainer
+        # With a transform of its own it needs no trainer
+        model: Any = self.trainer and self.trainer.lightning_module
         transform = self.transform or model.preprocess
         _, label, why = read_item(self.id_set, 0, lambda image: image)  # before anything is loaded
         if not why:

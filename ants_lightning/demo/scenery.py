@@ -126,12 +126,10 @@ def _over(below: Tensor, color: Tensor, mask: Tensor) -> Tensor:
     return below + (color - below) * mask.unsqueeze(1)
 
 
-SKY, GRASS, SAND, WATER = (
-    _rgb(0.55, 0.78, 0.95),
-    _rgb(0.3, 0.6, 0.22),
-    _rgb(0.88, 0.76, 0.5),
-    _rgb(0.1, 0.35, 0.65),
-)
+SKY = _rgb(0.55, 0.78, 0.95)
+GRASS = _rgb(0.3, 0.6, 0.22)
+SAND = _rgb(0.88, 0.76, 0.5)
+WATER = _rgb(0.1, 0.35, 0.65)
 
 
 def draw_scenes(kind: str, n: int, size: int, g: torch.Generator) -> Tensor:

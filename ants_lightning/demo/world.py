@@ -218,9 +218,8 @@ def training_captions(specs: Specs, rng: random.Random) -> tuple[list[str], Tens
     for i, kind in enumerate(image_facts(specs)[:, 5].tolist()):
         obj, col, siz, bg, tint = (int(value[i]) for value in vars(specs).values())
         ground, color, size = BACKGROUNDS[bg], list(COLORS)[col], SIZES[siz]
-        behind = (
-            kind == 0 and bg >= len(COLORS) and rng.random() < BEHIND
-        )  # only what is behind the object is spoken of
+        # Only what is behind the object is spoken of
+        behind = kind == 0 and bg >= len(COLORS) and rng.random() < BEHIND
         thing = ground if behind else THINGS[int(specs.thing[i])]
         u, said = rng.random(), {3: bg} if kind or behind else {0: obj}
         if u < 0.35 or behind:

@@ -45,11 +45,8 @@ class Guard:
         self.asking = False  # a question is under way
         self._warned: set[str] = set()
         self._of_this_run: set[Asked] = set()  # in the record, got by this run before it was interrupted
-        self._refresh, self._failed, self._next = (
-            0,
-            0,
-            0,
-        )  # refreshes, failed ones in a row, when to ask again
+        # Refreshes, failed ones in a row, when to ask again
+        self._refresh, self._failed, self._next = (0, 0, 0)
         self._gone, self._heard = False, False  # in this refresh: nobody answers; something was answered
         self.reset()
 

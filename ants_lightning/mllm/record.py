@@ -123,9 +123,8 @@ class Record:
         with self.path.open("a+b") as file:
             if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
                 file.write(b"\n")  # after a torn line
-            file.write(
-                "".join(json.dumps(line) + "\n" for line in lines).encode()
-            )  # ASCII, whatever the texts hold
+            # ASCII, whatever the texts hold
+            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
         self._told = True
 
 
@@ -143,9 +142,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield line
             elif text.strip():
                 bad.append(number)
-                ours = ours and (
-                    text.startswith(_START) or _START.startswith(text)
-                )  # torn by a full disk or a kill
+                # Torn by a full disk or a kill
+                ours = ours and (text.startswith(_START) or _START.startswith(text))
     if bad and not good and not ours:
         raise ValueError(f"{path} holds no answers of an MLLM but something else: it is left alone")
     if bad:

@@ -22,16 +22,11 @@ BEFORE = {
     "prediction": "int64",
     "class_name": "string",
 }
-AFTER = {
-    "lambda": "float64",
-    "threshold": "float64",
-    "is_ood": "bool",
-    "lost": "string",
-}  # and between these a float64 a score
+# And between these a float64 a score
+AFTER = {"lambda": "float64", "threshold": "float64", "is_ood": "bool", "lost": "string"}
 _TEXTS = [name for name, kind in (BEFORE | AFTER).items() if kind == "string"]
-_FORMULA = re.compile(
-    "'*[=+\\-@\t\r\n＝＋－＠]"
-)  # what a spreadsheet would run, with apostrophes of its own before it
+# What a spreadsheet would run, with apostrophes of its own before it
+_FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
 ROWS = 10_000  # in a row group of Parquet
 PIECE = 50_000  # rows in memory while a file is sorted
 

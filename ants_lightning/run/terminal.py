@@ -16,9 +16,8 @@ class Lenient:
 
     def _stream(self) -> TextIO:
         stream = self._given or sys.stdout
-        return getattr(
-            stream, "rich_proxied_file", stream
-        )  # while rich shows a bar, stdout writes to its console: to this
+        # While rich shows a bar, stdout writes to its console: to this
+        return getattr(stream, "rich_proxied_file", stream)
 
     def write(self, text: str) -> int:
         """Write a text."""

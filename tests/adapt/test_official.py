@@ -182,10 +182,8 @@ def test_activated_sentences_score_ens(run, monkeypatch):
         if s >= (1 + cut) / 2
     ]
     assert low and high
-    texts, tau = (
-        (model.spaces.id_text.tolist(), model.spaces.ens.features.tolist()),
-        model.hparams["temperature"],
-    )
+    texts = (model.spaces.id_text.tolist(), model.spaces.ens.features.tolist())
+    tau = model.hparams["temperature"]
     gain = [
         a - b
         for a, b in zip(plain_activation(low, *texts, tau), plain_activation(high, *texts, tau), strict=True)

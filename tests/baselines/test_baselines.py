@@ -45,11 +45,9 @@ def test_energy_tells_apart_what_float32_ties():
 @pytest.mark.parametrize("chunk", [1, 8_000_000])
 def test_gl_mcm_is_that_of_plain_loops(n, p, c, weight, tau, chunk, monkeypatch):
     monkeypatch.setattr("ants_lightning.method.chunks._CHUNK", chunk)
-    inputs, v, patches = (
-        make_inputs([f"c{i}" for i in range(c)]),
-        rows(n, seed=1),
-        rows(n * p, seed=2).view(n, p, -1),
-    )
+    inputs = make_inputs([f"c{i}" for i in range(c)])
+    v = rows(n, seed=1)
+    patches = rows(n * p, seed=2).view(n, p, -1)
     baseline = GLMCM(weight, tau)
     baseline.prepare(inputs)
     expected = []

@@ -33,15 +33,11 @@ class PlainAdaNeg:
     """The memory as the paper fills it, one image at a time."""
 
     def __init__(self, inputs, length, threshold, gap, beta, weight, groups):
-        self.id_text, self.negatives = (
-            inputs.id_text,
-            inputs.negative_text[drawn_order(len(inputs.negative_text))],
-        )
-        self.length, self.high, self.low = (
-            length,
-            threshold + gap * (1 - threshold),
-            threshold - gap * threshold,
-        )
+        self.id_text = inputs.id_text
+        self.negatives = inputs.negative_text[drawn_order(len(inputs.negative_text))]
+        self.length = length
+        self.high = threshold + gap * (1 - threshold)
+        self.low = threshold - gap * threshold
         self.beta, self.weight, self.groups, self.tau = beta, weight, groups, inputs.temperature
         self.memory = {}
 
@@ -81,11 +77,9 @@ def test_adaneg_is_that_of_plain_loops(classes, words, groups, length, gap, beta
     inputs = make_inputs(NAMES[:classes], negatives=WORDS[:words])
     baseline = AdaNeg(length, 0.5, gap, beta, weight, groups)
     baseline.prepare(inputs)
-    plain, images, tests = (
-        PlainAdaNeg(inputs, length, 0.5, gap, beta, weight, groups),
-        stream(inputs, 60),
-        stream(inputs, 8, seed=1),
-    )
+    plain = PlainAdaNeg(inputs, length, 0.5, gap, beta, weight, groups)
+    images = stream(inputs, 60)
+    tests = stream(inputs, 8, seed=1)
     for upto in (0, 20, 60):
         learn(baseline, images[max(0, upto - 40) : upto] if upto else images[:0])
         for image in images[max(0, upto - 40) : upto].tolist() if upto else []:
@@ -133,10 +127,9 @@ def test_adaneg_does_not_depend_on_how_the_stream_is_cut(cuts, repeat):
 @pytest.mark.parametrize("length", [1, 3, 100])
 def test_keep_surest_is_the_memory_of_one_image_at_a_time(length):
     g = torch.Generator().manual_seed(length)
-    labels, entropies = (
-        torch.randint(5, (200,), generator=g),
-        torch.randint(4, (200,), generator=g).double(),
-    )  # many ties
+    # Many ties
+    labels = torch.randint(5, (200,), generator=g)
+    entropies = torch.randint(4, (200,), generator=g).double()
     images = torch.arange(200.0)[:, None]
     slots = {}
     for label, entropy, image in zip(labels.tolist(), entropies.tolist(), range(200), strict=True):
@@ -181,11 +174,9 @@ def test_adaneg_learns_what_the_ood_images_of_the_stream_look_like():
 @pytest.mark.parametrize("make", [lambda: AdaNeg(length=2, gap=0.1), lambda: TANL(labels=3)])
 def test_learning_under_inference_mode_as_without_it(make):
     baseline = make()
-    inputs, images, tests = (
-        make_inputs(NAMES, negatives=WORDS),
-        stream(make_inputs(NAMES, negatives=WORDS), 40),
-        rows(4),
-    )
+    inputs = make_inputs(NAMES, negatives=WORDS)
+    images = stream(make_inputs(NAMES, negatives=WORDS), 40)
+    tests = rows(4)
     found = []
     for mode in (torch.inference_mode, torch.no_grad):
         with mode():

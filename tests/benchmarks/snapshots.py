@@ -32,10 +32,8 @@ from ants_lightning.run.snapshot_files import (
 
 def make_state(images: int, size: int, scores: int, bank: int, dim: int) -> dict:
     """The large parts of a state."""
-    metric, bank = (
-        OODMetrics([f"score {i}" for i in range(scores)]),
-        MemoryBank(dim, Mining(gamma=1.0, bank_size=bank)),
-    )
+    metric = OODMetrics([f"score {i}" for i in range(scores)])
+    bank = MemoryBank(dim, Mining(gamma=1.0, bank_size=bank))
     for start in range(0, images, size):
         n = min(size, images - start)
         metric.update(torch.rand(n, scores, dtype=torch.float64), torch.zeros(n), torch.zeros(n))

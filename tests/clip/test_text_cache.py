@@ -90,9 +90,8 @@ def test_another_text_tower_has_a_folder_of_its_own(clip, encoded, tmp_path, cha
 
 
 def test_weights_that_change_under_the_encoder_do_not_mix(clip, encoded, tmp_path):
-    encoder = encoder_of(
-        clip, tmp_path
-    )  # as of a module that loads its checkpoint, or is cast, after it was made
+    # As of a module that loads its checkpoint, or is cast, after it was made
+    encoder = encoder_of(clip, tmp_path)
     before = encoder(["a"])
     change_weight(clip)
     clip.text_projection *= -1

@@ -69,10 +69,8 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_columns_are_taken_by_position_whatever_they_are(form):
     data = Own(**FORMS[form])
-    part, chain = (
-        Subset(Subset(data, [3, 1, 0]), np.array([0, 2])),
-        ConcatDataset([data, Subset(data, torch.tensor([2])), data]),
-    )
+    part = Subset(Subset(data, [3, 1, 0]), np.array([0, 2]))
+    chain = ConcatDataset([data, Subset(data, torch.tensor([2])), data])
     for found, order in ((data, [0, 1, 2, 3]), (part, [3, 0]), (chain, [0, 1, 2, 3, 2, 0, 1, 2, 3])):
         assert knows_paths(found)
         assert [path_of(found, i) for i in range(len(found))] == [PATHS[i] for i in order]

@@ -62,9 +62,8 @@ def test_the_pack_without_overrides_lacks_four_lists():
 @pack_only
 def test_photographs_through_the_command_end_in_a_full_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(Path(__file__).parents[2])
-    root = (
-        tmp_path / "root"
-    )  # the same photographs, but only 12 classes of ID: 1,000 names take the text tower a minute
+    # The same photographs, but only 12 classes of ID: 1,000 names take the text tower a minute
+    root = tmp_path / "root"
     (root / "benchmark_imglist/imagenet").mkdir(parents=True)
     for path in PACK.iterdir():
         if path.is_dir() and path.name != "benchmark_imglist":
@@ -72,10 +71,8 @@ def test_photographs_through_the_command_end_in_a_full_table(tmp_path, monkeypat
     for path in (PACK / "benchmark_imglist/imagenet").glob("test_*.txt"):
         lines = [line for line in path.read_text("utf-8").splitlines() if int(line.split()[-1]) < 12]
         (root / "benchmark_imglist/imagenet" / path.name).write_text("\n".join(lines), "utf-8")
-    where, sets = (
-        "benchmark_imglist/imagenet/test_{}.txt".format,
-        {"near": ["near_animals"], "far": ["textures", "scenes"]},
-    )
+    where = "benchmark_imglist/imagenet/test_{}.txt".format
+    sets = {"near": ["near_animals"], "far": ["textures", "scenes"]}
     baselines = [
         f"ants_lightning.baselines.{name}" for name in ("MaxLogit", "Energy", "GLMCM", "AdaNeg", "TANL")
     ]

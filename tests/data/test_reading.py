@@ -126,9 +126,8 @@ def test_a_transform_that_raises_loses_the_image_and_a_bug_ends_the_run():
         MixedStream(small, small, lambda image: no_such_name)[0]  # noqa: F821
     with pytest.raises(TypeError, match=r"got \['Tensor', 'int'\] at"):
         MixedStream([(torch.zeros(3, 4, 4), 0)], small, picky, order="id_first")[0]
-    none = MixedStream([(None, 7)], small, picky, order="id_first")[0][
-        "lost"
-    ]  # as of a Hugging Face row without image
+    # As of a Hugging Face row without image
+    none = MixedStream([(None, 7)], small, picky, order="id_first")[0]["lost"]
     assert none["label"] == 7 and none["why"].startswith("AttributeError")
 
 

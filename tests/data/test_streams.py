@@ -143,9 +143,8 @@ def test_blocks_bring_the_ood_sets_one_after_another_with_their_share_of_id():
         second.count(red) for red in range(3)
     ] == [150, 0, 100]
     for block, red, n in ((first, 1, 300), (second, 2, 100)):
-        half = block[: len(block) // 2].count(
-            red
-        )  # mixed within the block: binomial, 5 standard deviations wide
+        # Mixed within the block: binomial, 5 standard deviations wide
+        half = block[: len(block) // 2].count(red)
         assert abs(half - n / 2) < 5 * (n / 4) ** 0.5
     places = [item["image"][1] for item in items(s)[:750] if item["image"][0] == 0]
     assert (

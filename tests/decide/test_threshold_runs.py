@@ -97,9 +97,8 @@ def test_id_recall_accepts_that_share_of_labelled_id_images_and_follows_the_spac
     memory = memory_of(small_demo)
     model, streams = predicted(calibrated, {"id_recall": 0.9}, memory, folder=tmp_path)
     images = torch.stack([model.preprocess(id_images[i][0]) for i in range(40)]).split(16)
-    scores = torch.cat(
-        [decisive(model(part)["scores"]) for part in images]
-    )  # in the spaces that the last stream ended with
+    # In the spaces that the last stream ended with
+    scores = torch.cat([decisive(model(part)["scores"]) for part in images])
     assert int((scores.double() < model.threshold).sum()) == 36
     for stream in streams:
         found = [batch["threshold"] for batch in stream]

@@ -138,9 +138,8 @@ def reference_images(scores, gamma, eta):
 @pytest.mark.parametrize("eta", [0.125, 0.5, 0.75, 1.0])
 @pytest.mark.parametrize("levels", [8, 2**20])
 def test_negative_images_are_those_of_plain_loops(gamma, eta, levels):
-    scores = (
-        torch.randint(levels + 1, (101,), generator=torch.Generator().manual_seed(levels)) / levels
-    )  # 8: with ties
+    # 8: with ties
+    scores = torch.randint(levels + 1, (101,), generator=torch.Generator().manual_seed(levels)) / levels
     indices, threshold = negatives.mine_negative_images(scores, gamma, eta)
     assert indices.dtype == torch.int64 and isinstance(threshold, float)
     assert (indices.tolist(), threshold) == reference_images(scores.tolist(), gamma, eta)

@@ -82,10 +82,8 @@ def test_odd_paths_come_back_and_lost_images_have_a_row_with_the_reason(tmp_path
 def test_pandas_reads_both_alike(tmp_path, small_demo):
     for kind in KINDS:
         predict(small_demo, tmp_path, PredictionWriter(f"p.{kind}"))
-    one, two = (
-        pd.read_csv(tmp_path / "p.csv", float_precision="round_trip"),
-        pd.read_parquet(tmp_path / "p.parquet"),
-    )
+    one = pd.read_csv(tmp_path / "p.csv", float_precision="round_trip")
+    two = pd.read_parquet(tmp_path / "p.parquet")
     for name in ("stream", "index", "label", "prediction", "class_name", *SCORES, "threshold", "is_ood"):
         assert (one[name] == two[name]).all()
     assert one["is_ood"].dtype == two["is_ood"].dtype == bool

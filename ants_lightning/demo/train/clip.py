@@ -45,10 +45,8 @@ VISION: dict[str, dict[str, Any]] = {
         "pool_type": "avg",
     },
 }
-PARTS = {
-    "detector": (16, 256),
-    "eyes": (8, 128),
-}  # size in pixels and width of the parts of an image in the losses
+# Size in pixels and width of the parts of an image in the losses
+PARTS = {"detector": (16, 256), "eyes": (8, 128)}
 
 
 def save_clip(model: nn.Module, config: dict[str, Any], folder: Path) -> None:
@@ -135,9 +133,8 @@ class _Loss(nn.Module):
         text = F.normalize(self.model.encode_text(tokens), dim=-1)
         captions, names = text[: len(first)], text[len(first) :]
         scale = self.model.logit_scale.exp()
-        fits = (
-            ((said.unsqueeze(0) == -1) | (said.unsqueeze(0) == facts.unsqueeze(1))).all(2).float()
-        )  # (n, captions)
+        # Of shape (n, captions)
+        fits = ((said.unsqueeze(0) == -1) | (said.unsqueeze(0) == facts.unsqueeze(1))).all(2).float()
         logits = scale * image @ captions.T
         contrast = F.cross_entropy(logits, fits / fits.sum(1, keepdim=True))
         contrast = contrast + F.cross_entropy(logits.T, (fits / fits.sum(0, keepdim=True)).T)
@@ -146,9 +143,8 @@ class _Loss(nn.Module):
             "contrast": contrast / 2,
             "names": F.cross_entropy(scale * image[shown] @ names.T, thing[shown]),
         }
-        target = (
-            F.pixel_unshuffle(masks.unsqueeze(1), self.patch).flatten(2).transpose(1, 2)
-        )  # (n, parts, pixels)
+        # Of shape (n, parts, pixels)
+        target = F.pixel_unshuffle(masks.unsqueeze(1), self.patch).flatten(2).transpose(1, 2)
         losses["mask"] = F.binary_cross_entropy_with_logits(self.mask_head(self.parts), target)
         image_of, place = (target.mean(2) > 0.15).nonzero(as_tuple=True)
         losses["token"] = F.cross_entropy(self.token_head(self.parts[image_of, place]), thing[image_of])

@@ -17,11 +17,8 @@ from ants_lightning.demo.world import CONTEXT_SHARE, OBJECTS, STREAM_WEAR, THING
 # By stage. Each stage goes on from the one before, on images of its own; the LLaVA's with the eyes of the
 # same stage.
 IMAGES = {"detector": [200_000], "eyes": [200_000, 200_000], "llava": [120_000, 120_000]}
-ROUNDS = [
-    [("detector", 0), ("eyes", 0)],
-    [("eyes", 1), ("llava", 0)],
-    [("llava", 1)],
-]  # what is trained side by side
+# What is trained side by side
+ROUNDS = [[("detector", 0), ("eyes", 0)], [("eyes", 1), ("llava", 0)], [("llava", 1)]]
 KINDS = {"ID": ID_CLASSES, "near": NEAR_CLASSES, "textures": list(TEXTURES), "scenes": SCENES}
 # The first seed of the images that the accuracies are measured on; the seeds of the training are the stages.
 FRESH = 900
