@@ -148,7 +148,7 @@ class IndexCheck:
         self._newest = torch.empty(0, dtype=torch.long)
 
     def __call__(self, index: Tensor) -> None:
-        """Take the indices `(n,)` of a batch; a ValueError names the first that is none."""
+        """Take the indices `(n,)` of a batch; a ValueError names the first that is no index."""
         index = index.cpu()
         if not len(index):
             return

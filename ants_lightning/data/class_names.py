@@ -57,7 +57,7 @@ def class_names_of(benchmark: str) -> tuple[str, ...]:
 def read_class_names(path: str | Path) -> list[str]:
     """The class names of a file, by label.
 
-    The file is a text file with line i (from 0) for label i, or JSON (`word_files.read_list`).
+    The file is a text file with line i (from 0) for label i, or JSON (`clip.word_files.read_list`).
 
     A missing or empty file is a ValueError; so is a blank line before the end, since it would shift all
     labels after it.

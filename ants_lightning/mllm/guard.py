@@ -58,7 +58,7 @@ class Guard:
     def open_record(self, path: Path | None) -> None:
         """Recall and record answers, if there is a file and the MLLM tells its identity. After its `setup`.
 
-        A file that cannot be read, or that is none of ours, costs the record: a warning.
+        A file that cannot be read, or that we did not write, costs the record: a warning.
         """
         identity = getattr(self.mllm, "identity", None)
         self.record, self._of_this_run = None, set()

@@ -45,7 +45,7 @@ def escaped(text: str | None) -> str | None:
 
 
 class CSVFile:
-    """Rows to a CSV file, UTF-8 (a path that is none keeps its bytes), nothing for None.
+    """Rows to a CSV file: UTF-8, but a file name in other bytes keeps them; nothing for None.
 
     A text that a spreadsheet would run as a formula gets an apostrophe before it, which `read` takes away.
     """

@@ -97,7 +97,7 @@ def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 
 class _NoResults(Exception):
-    """A path that is none of a run."""
+    """A path that leads to no run."""
 
 
 def _read(path: Path) -> dict[str, Any]:
