@@ -51,9 +51,9 @@ class ENS(SettingsGroup):
         init: the queue starts with the negative labels N_nl (`neglabel`), or with nothing (`empty`). While it
             is empty, the score `ens` is `neglabel`.
         activated: None scores by eq. 8, against all sentences. A number k scores as TANL does
-            (`method.activation.activation_aware_score`), against k sentences: those that the surely-OOD images
-            since the last sync point activate most, and the surely-ID images least. The authors' code has k =
-            1,000.
+            (`method.activation.activation_aware_score`), against k sentences: those that the surely-OOD
+            images since the last sync point activate most, and the surely-ID images least. The authors' code
+            has k = 1,000.
     """
 
     size: int = 10_000

@@ -63,8 +63,8 @@ def read_list(path: Path, num_classes: int | None) -> tuple[list[str], list[int]
     """Relative paths and labels of a file of lines `path label`, and what is wrong with its other lines.
 
     With `num_classes` labels must be in 0…C-1 (ID); without, any whole number will do (OOD: they are not
-    used). The encoding is that of `clip.word_files.read_text`; a file of another one has nothing but its first
-    wrong line, and what is no file has no line at all.
+    used). The encoding is that of `clip.word_files.read_text`. Of a file that cannot be read this is the only
+    thing that is wrong.
     """
     names: list[str] = []
     labels: list[int] = []
