@@ -63,10 +63,10 @@ def make_model(**settings):
     return ANTS(demo.CLIP, **merged(settings, demo.SETTINGS["model"]))
 
 
-def run(data, root, model=None, what="test", **settings):
+def run(data, root, model=None, what="test", precision="32-true", **settings):
     model, mllm, report = model or make_model(), Shown(), Report()
     memory = NegativeMemory(mllm, **merged({"record": None, **settings}))
-    trainer = L.Trainer(**QUIET, callbacks=[memory, report], default_root_dir=root)
+    trainer = L.Trainer(**QUIET, precision=precision, callbacks=[memory, report], default_root_dir=root)
     if what == "predict":
         return trainer.predict(model, data), mllm
     trainer.test(model, data, verbose=False)

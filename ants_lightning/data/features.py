@@ -103,7 +103,7 @@ class _Encoder(L.LightningModule):
         self.model, self.name, self.images, self.cache = model, name, images, cache
         self.batch_size, self.workers = batch_size, workers
         number = torch.empty(0, dtype=torch.long)
-        self.no_features = torch.empty(0, model.spaces.id_text.shape[1])
+        self.no_features = torch.empty(0, model.spaces.id_text.shape[1], dtype=torch.float32)
         self.rows = [
             {"features": self.no_features, "label": number, "index": number, "readable": number.bool()}
         ]
@@ -126,7 +126,7 @@ class _Encoder(L.LightningModule):
         lost = batch.get("lost", [])
         self.first_lost = self.first_lost or "".join("{path} {why}".format(**one) for one in lost[:1])
         good = self.model.encode(batch["image"])[0].cpu() if len(batch["image"]) else self.no_features
-        row = {"features": torch.cat([good, torch.full((len(lost), good.shape[1]), torch.nan)])}
+        row = {"features": torch.cat([good, good.new_full((len(lost), good.shape[1]), torch.nan)])}
         for name in ("label", "index"):
             row[name] = torch.cat(
                 [batch[name].cpu(), torch.tensor([one[name] for one in lost], dtype=torch.long)]

@@ -207,14 +207,17 @@ class TransformersMLLM(ChatMLLM):
         for question in questions:
             image = [{"type": "image", "image": question.image}] if question.image is not None else []
             chats.append([{"role": "user", "content": [*image, {"type": "text", "text": question.text}]}])
-        return self.processor.apply_chat_template(
-            chats,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-        )
+        try:
+            return self.processor.apply_chat_template(
+                chats,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True},
+            )
+        except StopIteration as error:  # of transformers 5.17, without a word
+            raise ValueError("a question holds more marks of an image than it has images") from error
 
     def _generate(self, questions: Sequence[Question]) -> list[str]:
         """The answers to one batch."""

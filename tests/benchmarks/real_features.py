@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from ants_lightning import ANTS, NegativeMemory, Report
 from ants_lightning.baselines import TANL, AdaNeg, Energy, MaxLogit
+from ants_lightning.clip.settings import Negatives, Prompts
 from ants_lightning.data.class_names import class_names_of
 from ants_lightning.data.features import FeatureStream
 from ants_lightning.data.streams import MixedStream
@@ -53,23 +54,35 @@ def features(file, key):
     return F.normalize(torch.from_numpy(file[key]).float(), dim=1)
 
 
+def name_texts(file):
+    """Text features by name, of LVIS, OpenImages and Objects365."""
+    found = {}
+    for key in ("lvis", "oid", "o365"):
+        names = [name.replace("_", " ").lower() for name in file[f"{key}_names"].tolist()]
+        found |= dict(zip(names, features(file, f"{key}_text"), strict=True))
+    return found
+
+
 def make_model(file, **settings):
-    """An ANTS whose texts have the features of the file; its own towers, of random weights, see nothing."""
-    texts = {key: features(file, f"{key}_text") for key in ("lvis", "oid", "o365")}
-    names = {key: [name.replace("_", " ").lower() for name in file[f"{key}_names"].tolist()] for key in texts}
-    nouns = {name: row for key in texts for name, row in zip(names[key], texts[key], strict=True)}
-    model = ANTS(
-        "ViT-B-32",
-        None,
-        negatives={"nouns": list(nouns)},
-        num_groups=round(0.15 * len(nouns) / 100),
-        **settings,
-    )
-    model.encoder.remember([f"The nice {name}." for name in nouns], torch.stack(list(nouns.values())))
+    """An ANTS whose texts have the features of the file; its own towers have random weights.
+
+    The text tower refuses to encode. G is set for groups of about 100 negative labels.
+    """
+    names = name_texts(file)
+    negatives = {"nouns": list(names), **settings.pop("negatives", {})}
+    settings["num_groups"] = round(negatives.get("keep", Negatives.keep) * len(names) / 100)
+    model = ANTS("ViT-B-32", None, negatives=negatives, **settings)
+    for prompt in ("{}", Prompts().id):
+        model.encoder.remember([prompt.format(name) for name in names], torch.stack(list(names.values())))
     model.encoder.remember(
-        [f"The nice {name}." for name in Features.class_names], features(file, "imagenet_text_b")
+        [Prompts().id.format(name) for name in Features.class_names], features(file, "imagenet_text_b")
     )
+    model.clip.encode_text = _refuse
     return model
+
+
+def _refuse(*_, **__):
+    raise AssertionError("a text whose features are not in the file")
 
 
 def run(path, seed=0, batch_size=64, names=tuple(SETS), root="runs/real_features"):

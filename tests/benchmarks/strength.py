@@ -17,13 +17,15 @@ from collections import defaultdict
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 import yaml
 
 from ants_lightning import NegativeMemory
-from tests.benchmarks.emulation import ANSWERS, OTHERS, SPLITS, Features, Retrieval, Stream, make_model
+from tests.benchmarks.emulation import ANSWERS, SPLITS, Retrieval, Stream
+from tests.benchmarks.real_features import SETS, make_model
 
-KINDS = (*OTHERS, *SPLITS)
+KINDS = (*SETS, *SPLITS)
 METRICS = ("auroc", "fpr95", "fpr95_openood")
 COLUMNS = ("mcm", "neglabel", "ens", "vsnl", "ants")
 PRESETS = Path(__file__).parents[2] / "configs/method"
@@ -35,12 +37,12 @@ def settings_of(preset):
     return config.get("memory", {}), config.get("model", {})
 
 
-def run(features, kind, seed, answers, memory, model):
+def run(file, kind, seed, answers, memory, model):
     """The result of one stream, as in `results.json`."""
     L.seed_everything(seed, verbose=False)
-    stream = Stream(features, kind, seed)
+    stream = Stream(file, kind, seed)
     with tempfile.TemporaryDirectory() as root:
-        memory = NegativeMemory(Retrieval(features, stream, answers, seed), record=None, **memory)
+        memory = NegativeMemory(Retrieval(file, stream, answers, seed), record=None, **memory)
         trainer = L.Trainer(
             accelerator="cpu",
             logger=False,
@@ -49,7 +51,7 @@ def run(features, kind, seed, answers, memory, model):
             default_root_dir=root,
             callbacks=[memory],
         )
-        detector = make_model(features, stream, **model)
+        detector = make_model(file, class_names=stream.class_names, **model)
         trainer.test(detector, stream, verbose=False)
         return detector.results[kind]
 
@@ -86,14 +88,14 @@ def main():
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "lightning.fabric", "ants_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    features, begun = Features(args.file), time.monotonic()
+    file, begun = np.load(args.file), time.monotonic()
     print(f"| preset, answers | {' | '.join(COLUMNS)} | questions an image |")
     print("|---" * (len(COLUMNS) + 2) + "|")
     for answers in args.answers:
         for preset in args.presets:
             memory, model = settings_of(preset)
             results = [
-                (kind, run(features, kind, seed, answers, memory, model))
+                (kind, run(file, kind, seed, answers, memory, model))
                 for kind in args.streams
                 for seed in args.seeds
             ]

@@ -86,8 +86,8 @@ def test_one_question_that_the_processor_refuses_does_not_take_others_with_it(im
     mllm = ready(batch_size=7)
     expected = mllm.describe(images, ["star"] * 7)
     said = mllm.describe(images, ["star"] * 3 + ["<image>"] + ["star"] * 3)
-    assert said == [*expected[:3], None, *expected[4:]] and "1 of 7" in caplog.text
-    with pytest.raises((ValueError, StopIteration)):  # which of the two depends on transformers
+    assert said == [*expected[:3], None, *expected[4:]] and "1 of 7 questions: ValueError: " in caplog.text
+    with pytest.raises(ValueError, match="image"):
         mllm.describe(images[:2], ["<image>"] * 2)
 
 
