@@ -96,6 +96,7 @@ def test_a_model_that_the_server_lacks_is_named(server):
         {"timeout": float("nan")},
         {"timeout": float("inf")},
         {"max_retries": -1},
+        {"structured": "maybe"},
     ],
 )
 def test_bad_settings_are_named(settings):
